@@ -1,0 +1,1 @@
+"""Fixtures and small fakes shared by the tests."""
