@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import time, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from exitguard.core.errors import InvalidInput
@@ -158,7 +159,7 @@ def validate_policy(policy: Policy) -> list[str]:
     for step in steps:
         if step.from_percent <= 0 or not 0 < step.keep_percent < 100:
             problems.append(f"trail_steps: from must be > 0 and keep in (0, 100), was {_pair(step)}")
-    for low, high in zip(steps, steps[1:], strict=False):
+    for low, high in pairwise(steps):
         if not (low.from_percent < high.from_percent and low.keep_percent <= high.keep_percent):
             problems.append(f"trail_steps: must rise, was {_pair(low)} before {_pair(high)}")
     if policy.breakeven_arm_percent <= 0:
@@ -206,7 +207,7 @@ def _window_problems(policy: Policy) -> list[str]:
                 f"overnight_windows: minutes_before_close must lie in 1..{shortest_session} (inside the shortest"
                 f" session), was {window.minutes_before_close}"
             )
-    for earlier, later in zip(windows, windows[1:], strict=False):
+    for earlier, later in pairwise(windows):
         if later.minutes_before_close >= earlier.minutes_before_close:
             problems.append("overnight_windows: must come nearer to the close one after another")
         if later.min_pnl_percent < earlier.min_pnl_percent or later.min_days_to_expiry < earlier.min_days_to_expiry:
