@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
 from enum import StrEnum
-from zoneinfo import ZoneInfo
+from typing import Any
 
 from exitguard.core.instrument import Instrument
 from exitguard.core.marks import QuoteView
 from exitguard.core.policy import Policy, TrailStep
 from exitguard.core.position import Pnl, PositionSide, pnl
-from exitguard.core.quote import PriceBasis, QuoteState
+from exitguard.core.quote import QuoteState
 from exitguard.core.records import CloseReason
 from exitguard.core.session import NEW_YORK, Session
 
@@ -84,8 +84,8 @@ class Decision:
     """The outcome of one evaluation.
 
     `hits` are all rules that were true, winner first. For a hold, `held` is the rule that the minimum hold keeps back
-    ("Too early to exit"). `pending`: the rule acts as soon as the venue would take an order. `blind`: no price rule could be
-    looked at. `price` and `pnl` are the mark's, None when blind.
+    ("Too early to exit"). `pending`: the rule acts as soon as the venue would take an order. `blind`: no price rule
+    could be looked at. `price` and `pnl` are the mark's, None when blind.
     """
 
     action: Action
@@ -250,8 +250,8 @@ def _day_trade_close(facts: _Facts) -> str | None:
 def expiration_deadline(expires_at: datetime, policy: Policy) -> datetime:
     """The moment from which an option's expiry is a risk.
 
-    `expiration_hours` before its last session's close, and at the latest the cutoff on expiry day; on an early close the
-    cutoff keeps its distance from the close, since the broker's liquidation does.
+    `expiration_hours` before its last session's close, and at the latest the cutoff on expiry day; on an early close
+    the cutoff keeps its distance from the close, since the broker's liquidation does.
     """
     local = expires_at.astimezone(NEW_YORK)
     cutoff = local.replace(
@@ -272,8 +272,8 @@ def _expiration_risk(facts: _Facts) -> str | None:
     return f"expires {_new_york(expires_at)}, exit due from {_new_york(deadline)}"
 
 
-def _new_york(moment: datetime, zone: ZoneInfo = NEW_YORK) -> str:
-    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M} ET"
+def _new_york(moment: datetime) -> str:
+    return f"{moment.astimezone(NEW_YORK):%Y-%m-%d %H:%M} ET"
 
 
 def _overnight(facts: _Facts) -> str | None:
@@ -284,7 +284,8 @@ def _overnight(facts: _Facts) -> str | None:
             continue
         days = facts.days_to_expiry
         if facts.pnl is not None and facts.pnl.percent < window.min_pnl_percent:
-            return f"P&L {facts.pnl.percent:.2f} % < {window.min_pnl_percent} % demanded {window.minutes_before_close} min before close"
+            demand = f"{window.min_pnl_percent} % demanded {window.minutes_before_close} min before the close"
+            return f"P&L {facts.pnl.percent:.2f} % < {demand}"
         if days is not None and days < window.min_days_to_expiry:
             return f"{days} days to expiry < {window.min_days_to_expiry} demanded"
         if window.max_position_dollars is not None and facts.price is not None:
@@ -361,8 +362,8 @@ RULES: tuple[Rule, ...] = (
 def evaluate(position: Watched, view: QuoteView, now: datetime, session: Session | None, policy: Policy) -> Decision:
     """Decide what to do with one position now.
 
-    `session` is the trading session of the New York day of `now`, None when there is none. Pure: the same arguments give
-    the same decision, for ever.
+    `session` is the trading session of the New York day of `now`, None when there is none. Pure: the same arguments
+    give the same decision, for ever.
     """
     price = view.price(position.side, policy.price_basis)
     gain = None
@@ -382,21 +383,24 @@ def evaluate(position: Watched, view: QuoteView, now: datetime, session: Session
 
 
 def _decide(facts: _Facts, hits: tuple[RuleHit, ...], view: QuoteView) -> Decision:
-    blind = facts.price is None
-    winner = hits[0] if hits and not hits[0].blocked else None
-    if winner is None:
-        held = hits[0].rule if hits else None
-        return Decision(Action.HOLD, None, hits, facts.price, facts.pnl, view.state, held=held, blind=blind)
-    action = Action.CLOSE
-    if winner.reduce_qty is not None:
-        action = Action.REDUCE
-    elif winner.rule is CloseReason.MISSING_BRACKET and not _restoration_failed(facts):
-        action = Action.RESTORE
+    def decision(action: Action, winner: RuleHit | None, **extra: Any) -> Decision:
+        rule = winner.rule if winner else None
+        return Decision(action, rule, hits, facts.price, facts.pnl, view.state, blind=facts.price is None, **extra)
+
+    acting = [hit for hit in hits if not hit.blocked]
+    if not acting:
+        return decision(Action.HOLD, None, held=hits[0].rule if hits else None)
+    winner = acting[0]
+    if winner.rule is CloseReason.MISSING_BRACKET and not _restoration_failed(facts):
+        # A restoration is no exit: a rule that closes, of whatever priority, comes before it.
+        winner = next((hit for hit in acting[1:] if hit.reduce_qty is None), winner)
     if not venue_takes_orders(facts.position.instrument, facts.now, facts.session, facts.policy):
-        return Decision(Action.HOLD, winner.rule, hits, facts.price, facts.pnl, view.state, pending=True, blind=blind)
-    return Decision(
-        action, winner.rule, hits, facts.price, facts.pnl, view.state, blind=blind, reduce_qty=winner.reduce_qty
-    )
+        return decision(Action.HOLD, winner, pending=True)
+    if winner.reduce_qty is not None:
+        return decision(Action.REDUCE, winner, reduce_qty=winner.reduce_qty)
+    if winner.rule is CloseReason.MISSING_BRACKET and not _restoration_failed(facts):
+        return decision(Action.RESTORE, winner)
+    return decision(Action.CLOSE, winner)
 
 
 def _restoration_failed(facts: _Facts) -> bool:
@@ -406,7 +410,7 @@ def _restoration_failed(facts: _Facts) -> bool:
 
 
 def venue_takes_orders(instrument: Instrument, now: datetime, session: Session | None, policy: Policy) -> bool:
-    """Whether an order sent now would act now: regular hours; for stocks extended hours if the policy says so (F113)."""
+    """Whether an order sent now would act now (F113): regular hours; stocks in extended hours if the policy says so."""
     if session is None:
         return False
     if session.contains(now):
