@@ -1,8 +1,8 @@
 """The closing procedure as a state machine: (state, what was seen, context) -> (state, next effect).
 
 One effect at a time; the shell performs it and comes back with what it saw. The machine never assumes: an unknown
-outcome is resolved by the client order id, a quantity comes from the broker's answer, a remainder is closed by a further
-attempt, and only the broker's evidence ends it (spec: closing, step by step; F2, F18, F20, F21, F43; I1-I3).
+outcome is resolved by the client order id, a quantity comes from the broker's answer, a remainder is closed by a
+further attempt, and only the broker's evidence ends it (spec: closing, step by step; F2, F18, F20, F21, F43; I1-I3).
 """
 
 from collections.abc import Collection
@@ -372,8 +372,10 @@ def _resolving(state: ClosingState, seen: Observation, context: Context) -> tupl
         state = replace(state, absences=state.absences + 1)
         if state.absences >= ABSENCE_PROOFS:
             # Proven absent: this attempt's id is free again, and only it; the quantity is asked for anew.
-            cleared = replace(state, phase=Phase.CLEARING, attempt=state.attempt - 1, request=None, absences=0)
-            return begin(cleared, context)
+            if context.held <= state.keep_qty:
+                return replace(state, phase=Phase.DONE), Finish()
+            state = replace(state, phase=Phase.CLEARING, attempt=state.attempt - 1, request=None, absences=0)
+            return state, ListOrders()
         return state, Wait(_retry_wait(state.absences + 1))
     if isinstance(seen, Failed):
         state = replace(state, failures=state.failures + 1)
@@ -382,10 +384,11 @@ def _resolving(state: ClosingState, seen: Observation, context: Context) -> tupl
 
 
 def _working(state: ClosingState, seen: Observation, context: Context) -> tuple[ClosingState, Effect]:
-    if state.order_id is None or state.request is None:
+    order_id, request = state.order_id, state.request
+    if order_id is None or request is None:
         raise AssertionError("working without an order")
     if isinstance(seen, Done):
-        return state, Poll(state.order_id)
+        return state, Poll(order_id)
     if isinstance(seen, Failed):
         state = replace(state, failures=state.failures + 1)
         return state, Wait(_retry_wait(state.failures))
@@ -393,11 +396,11 @@ def _working(state: ClosingState, seen: Observation, context: Context) -> tuple[
         return _ended(state, context)
     if context.held <= state.keep_qty:
         # Something else closed it while our order rests: take the order back before anything is called done.
-        return replace(state, phase=Phase.CANCELLING), CancelOrders((state.order_id,))
-    if state.request.type is OrderType.LIMIT and not state.request.extended_hours and state.sent_at is not None:
+        return replace(state, phase=Phase.CANCELLING), CancelOrders((order_id,))
+    if request.type is OrderType.LIMIT and not request.extended_hours and state.sent_at is not None:
         reprice_at = state.sent_at + timedelta(seconds=context.policy.adaptive_step_seconds)
         if context.now >= reprice_at:
-            return replace(state, phase=Phase.CANCELLING), CancelOrders((state.order_id,))
+            return replace(state, phase=Phase.CANCELLING), CancelOrders((order_id,))
         return state, Wait(1.0, reprice_at)
     return state, Wait(1.0 if context.now < state.deadline else 5.0)
 
