@@ -1,0 +1,62 @@
+"""Alarms: what a person must see. Each is a row, an event and an error line; raised once, cleared once."""
+
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from exitguard.core.records import AppendEvent, ClearAlarm, EventType, RaiseAlarm
+from exitguard.manager.ledger import Ledger
+
+log = structlog.get_logger()
+
+
+class Alarms:
+    """Active alarms of one account, mirrored in the ledger."""
+
+    def __init__(self, ledger: Ledger, account: str, active: frozenset[str] = frozenset()) -> None:
+        self._ledger = ledger
+        self._account = account
+        self._active = set(active)
+
+    @property
+    def active(self) -> frozenset[str]:
+        """Keys of the alarms that are on."""
+        return frozenset(self._active)
+
+    def restore(self, active: frozenset[str]) -> None:
+        """Remember the alarms that an earlier process left on."""
+        self._active |= active
+
+    def raise_alarm(
+        self,
+        key: str,
+        kind: str,
+        message: str,
+        at: datetime,
+        position_id: int | None = None,
+        **details: Any,
+    ) -> None:
+        """Turn an alarm on; nothing happens when it is on already."""
+        if key in self._active:
+            return
+        self._active.add(key)
+        log.error(f"ALARM: {message}", account=self._account, alarm=kind, position=position_id, **details)
+        self._ledger.post(
+            RaiseAlarm(key, kind, at, message, position_id, details),
+            AppendEvent(EventType.ALARM_RAISED, at, {"alarm": kind, "message": message, **details}, position_id),
+        )
+
+    def clear(self, key: str, at: datetime, position_id: int | None = None) -> None:
+        """Turn an alarm off; nothing happens when it is off already."""
+        if key not in self._active:
+            return
+        self._active.discard(key)
+        log.info("alarm cleared", account=self._account, alarm=key, position=position_id)
+        self._ledger.post(ClearAlarm(key, at), AppendEvent(EventType.ALARM_CLEARED, at, {"alarm": key}, position_id))
+
+    def clear_position(self, position_id: int, at: datetime) -> None:
+        """Turn off everything that concerns one position."""
+        suffix = f":{position_id}"
+        for key in [k for k in self._active if k.endswith(suffix)]:
+            self.clear(key, at, position_id)

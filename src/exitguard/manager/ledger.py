@@ -1,0 +1,91 @@
+"""The one writer of an account: keeps changes in the order in which they happened and commits them in batches."""
+
+import asyncio
+from uuid import uuid4
+
+import structlog
+
+from exitguard.broker.clock import Clock
+from exitguard.core.records import Batch, Operation
+from exitguard.store.port import AccountStore, StoreRejected
+
+log = structlog.get_logger()
+
+FLUSH_SECONDS = 0.02
+# Changes waiting for the flusher. Past this the database is far behind: the next caller waits instead of growing.
+MAX_WAITING = 10_000
+
+
+class Ledger:
+    """Writes batches through the account's store under one lock.
+
+    `post` notes changes that may be written a moment later; `commit` returns when its own changes, and everything posted before
+    them, are durable. Errors of the store (StoreUnavailable, LeaseLost) reach the caller of `commit` or of `run`.
+    """
+
+    def __init__(self, store: AccountStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._waiting: list[Operation] = []
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self.epoch = 0
+
+    @property
+    def store(self) -> AccountStore:
+        """The store behind it, for reads."""
+        return self._store
+
+    def post(self, *operations: Operation) -> None:
+        """Note changes to be written soon. Raises RuntimeError when far too many wait: the writer must be stuck."""
+        if len(self._waiting) + len(operations) > MAX_WAITING:
+            raise RuntimeError(f"{len(self._waiting)} changes wait for the database: the ledger's writer is stuck")
+        self._waiting.extend(operations)
+        self._wake.set()
+
+    async def commit(self, *operations: Operation) -> None:
+        """Make these changes durable, after all that were posted before."""
+        self._waiting.extend(operations)
+        async with self._lock:
+            await self._write()
+
+    async def run(self) -> None:
+        """Write posted changes until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            async with self._lock:
+                await self._write()
+            await asyncio.sleep(FLUSH_SECONDS)
+
+    async def _write(self) -> None:
+        operations, self._waiting = tuple(self._waiting), []
+        if not operations:
+            return
+        try:
+            await self._store.commit(self._batch(operations))
+        except StoreRejected as error:
+            await self._write_singly(operations, error)
+        except BaseException:
+            # Not written: nothing may be lost, and the order stays.
+            self._waiting[:0] = operations
+            raise
+
+    async def _write_singly(self, operations: tuple[Operation, ...], cause: StoreRejected) -> None:
+        """One refused change must not take its neighbours down (F60, F70)."""
+        log.error("ledger refused a batch, writing its changes one by one", reason=str(cause), changes=len(operations))
+        refused: StoreRejected | None = None
+        for position, operation in enumerate(operations):
+            try:
+                await self._store.commit(self._batch((operation,)))
+            except StoreRejected as error:
+                refused = error
+                log.error("ledger refused a change", change=type(operation).__name__, reason=str(error))
+            except BaseException:
+                self._waiting[:0] = operations[position:]
+                raise
+        if refused is not None:
+            raise refused
+
+    def _batch(self, operations: tuple[Operation, ...]) -> Batch:
+        return Batch(uuid4(), self._store.account_name, self.epoch, self._clock.now(), operations)
