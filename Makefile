@@ -1,0 +1,45 @@
+# Everything that a contributor or a user types. Needs Python 3.11+ and make, nothing else.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types imports lock clean
+BIN := .venv/bin
+ARGS ?=
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
+
+setup: ## create .venv with everything (does nothing when nothing changed)
+	@tools/setup.sh dev
+
+demo: ## play one trading day; options in ARGS, for example make demo ARGS="--seed 7"
+	@tools/setup.sh runtime
+	@$(BIN)/exitguard demo $(ARGS)
+
+test: setup ## run the tests; options in ARGS
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup lint types imports test ## everything that must hold before a change is shared
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup
+	@$(BIN)/mypy
+
+imports: setup
+	@$(BIN)/lint-imports
+
+# Made for every platform and Python that we support; no address of a package index gets into them.
+UV := $(shell command -v uv 2>/dev/null || echo .venv/bin/uv)
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
+
+lock: ## resolve the dependencies again (needs uv)
+	@test -x "$(UV)" || { echo "make lock needs uv on PATH, or: .venv/bin/python -m pip install uv" >&2; exit 1; }
+	@$(COMPILE) --group build -o requirements-build.lock
+	@$(COMPILE) -o requirements.lock pyproject.toml
+	@$(COMPILE) --extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+clean: ## remove what can be made again
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

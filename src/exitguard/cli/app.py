@@ -1,0 +1,50 @@
+"""The table of commands. Each is imported when it is called, so that a quick question gets a quick answer."""
+
+from cyclopts import App, Group
+
+DESCRIPTION = "Watches every open stock and option position of every brokerage account and gets each one out."
+EPILOGUE = (
+    "Exit codes: 0 fine, 1 something is wrong, 2 usage, 69 a service is not there, 70 a defect of ours,"
+    " 73 cannot write, 75 try again, 78 configuration."
+)
+
+_RUN = Group("Run", sort_key=1)
+_LOOK = Group("Look", sort_key=2)
+_ACT = Group("Act", sort_key=3)
+_PREPARE = Group("Prepare", sort_key=4)
+
+# name, where it lives, one line of help, group
+_COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
+    ("demo", "exitguard.cli.demo:demo", "Play one whole trading day on this machine, no account needed.", _RUN),
+    ("run", "exitguard.cli.run:run", "Manage the accounts of the settings file until stopped.", _RUN),
+    ("paper", "exitguard.cli.paper:paper", "Start the Alpaca-compatible paper exchange.", _RUN),
+    ("bench", "exitguard.cli.bench:bench", "Measure speed and size against baselines of the same run.", _RUN),
+    ("positions", "exitguard.cli.look:positions", "List positions with marks, protection and deadlines.", _LOOK),
+    ("events", "exitguard.cli.look:events", "List what happened, newest last.", _LOOK),
+    ("health", "exitguard.cli.health:health", "Tell whether every account is watched; exit 1 if not.", _LOOK),
+    ("sync", "exitguard.cli.sync:sync", "Compare the broker's positions with ours; exit 1 on any difference.", _LOOK),
+    ("policy", "exitguard.cli.policy:policy", "Show the effective numbers of the exit policies.", _LOOK),
+    ("version", "exitguard.cli.version:version", "Tell which build this is.", _LOOK),
+    ("close", "exitguard.cli.close:close", "Ask the running manager to close positions.", _ACT),
+    ("init", "exitguard.cli.init:init", "Write a commented settings file.", _PREPARE),
+    ("db", "exitguard.cli.db:app", "The ledger: migrate, query, psql, url, the embedded server.", _PREPARE),
+)
+
+
+def build_app() -> App:
+    """Make the command-line application. Imports no command."""
+    app = App(
+        name="exitguard",
+        help=DESCRIPTION,
+        help_epilogue=EPILOGUE,
+        version_flags=[],
+        help_format="plaintext",
+        # Failures become one line and an exit code in `main`, and nowhere else.
+        print_error=False,
+        exit_on_error=False,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    for order, (name, target, line, group) in enumerate(_COMMANDS):
+        app.command(target, name=name, help=line, group=group, sort_key=order)
+    return app

@@ -1,0 +1,105 @@
+"""What commands print: results on stdout (JSON on one line, or a table), remarks and errors on stderr."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+from cyclopts import Parameter
+
+from exitguard.cli.exits import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on one line instead of a table.")]
+ConfigFile = Annotated[
+    Path | None,
+    Parameter(name="--config", help="Settings file; else EXITGUARD_CONFIG, ./exitguard.toml, the demo's."),
+]
+AccountName = Annotated[str | None, Parameter(name="--account", help="Only this account.")]
+
+MAX_CELL_LENGTH = 200
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return str(value)
+    return str(value)
+
+
+def emit_json(value: object) -> None:
+    """Print one JSON document on one line. Decimals are text, times ISO 8601 in UTC."""
+    sys.stdout.write(orjson.dumps(value, default=_plain).decode() + "\n")
+    sys.stdout.flush()
+
+
+def emit(text: str) -> None:
+    """Print a line of a result."""
+    sys.stdout.write(text + "\n")
+
+
+def remark(text: str) -> None:
+    """Say something that is not the result: one line on stderr."""
+    sys.stderr.write(one_line(text) + "\n")
+    sys.stderr.flush()
+
+
+def console() -> "Console":
+    """A console for tables on stdout; colours only on a terminal."""
+    from rich.console import Console
+
+    # A pipe has no width: wide enough that no cell is cut for a script or a pager.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[str] = ()) -> None:
+    """Print a table. Cells are plain text, whatever they hold; `numeric` columns are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(value), style=_style(value)) for value in row))
+    console().print(table)
+
+
+def cell(value: object) -> str:
+    """A value as a bounded, printable cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, Decimal):
+        return plain_number(value)
+    if isinstance(value, Mapping):
+        value = orjson.dumps(value, default=_plain).decode()
+    text = "".join(each if each.isprintable() else " " for each in str(value))
+    return text if len(text) <= MAX_CELL_LENGTH else text[: MAX_CELL_LENGTH - 1] + "…"
+
+
+def plain_number(value: Decimal) -> str:
+    """A decimal without exponent and without trailing zeros beyond cents."""
+    if not value.is_finite():
+        return str(value)
+    shortest = value.normalize()
+    exponent = shortest.as_tuple().exponent
+    assert isinstance(exponent, int)
+    return f"{shortest:f}" if exponent < -2 else f"{value:.2f}" if exponent < 0 else f"{shortest:f}"
+
+
+_BAD = frozenset({"naked", "blind", "stuck", "unmanaged", "stale", "down", "mismatch", "missing", "failed"})
+_GOOD = frozenset({"protected", "fresh", "matched", "ok", "win"})
+
+
+def _style(value: Any) -> str:
+    text = str(value).lower()
+    if text in _BAD:
+        return "bold red"
+    return "green" if text in _GOOD else ""
