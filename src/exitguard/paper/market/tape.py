@@ -1,0 +1,167 @@
+"""What the market has shown so far: latest quotes and trades, minute and daily bars. Bounded memory."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from itertools import islice
+
+from exitguard.core.quote import Quote
+from exitguard.core.session import NEW_YORK
+
+# Per stock: about 50 regular sessions of minute bars, and the newest quotes and trades.
+_MINUTES_KEPT = 20_000
+_PRINTS_KEPT = 5_000
+_DAYS_KEPT = 1_000
+_MINUTE = timedelta(minutes=1)
+
+
+@dataclass(slots=True)
+class Trade:
+    """One print: dollars a share, shares or contracts."""
+
+    symbol: str
+    price: float
+    size: int
+    at: datetime
+    id: int
+
+
+@dataclass(slots=True)
+class Bar:
+    """Open, high, low, close in dollars, volume in shares, number of trades and traded value from `start` on."""
+
+    symbol: str
+    start: datetime
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: int
+    trades: int
+    value: float
+
+    @property
+    def vwap(self) -> float:
+        """Volume-weighted average price."""
+        return self.value / self.volume if self.volume else self.close
+
+    def add(self, price: float, size: int) -> None:
+        """Take one more trade in."""
+        self.high = max(self.high, price)
+        self.low = min(self.low, price)
+        self.close = price
+        self.volume += size
+        self.trades += 1
+        self.value += price * size
+
+
+class Tape:
+    """The public record of the market. Quotes are those that were shown, right or wrong."""
+
+    def __init__(self) -> None:
+        self.quotes: dict[str, Quote] = {}
+        self.trades: dict[str, Trade] = {}
+        self.minute_bars: dict[str, Bar] = {}
+        self.daily_bars: dict[str, Bar] = {}
+        self.previous_daily_bars: dict[str, Bar] = {}
+        self._minute_history: dict[str, deque[Bar]] = {}
+        self._daily_history: dict[str, deque[Bar]] = {}
+        self._quote_history: dict[str, deque[Quote]] = {}
+        self._trade_history: dict[str, deque[Trade]] = {}
+        self._open_minutes: dict[str, Bar] = {}
+        self._minute: datetime | None = None
+        self._day: date | None = None
+        self._trade_count = 0
+
+    def add_quote(self, quote: Quote, *, keep_history: bool) -> None:
+        """Record a shown quote; option quotes keep no history (the real service has none either)."""
+        self.quotes[quote.symbol] = quote
+        if keep_history:
+            history = self._quote_history.get(quote.symbol)
+            if history is None:
+                history = self._quote_history[quote.symbol] = deque(maxlen=_PRINTS_KEPT)
+            history.append(quote)
+
+    def add_trade(self, symbol: str, price: float, size: int, at: datetime) -> Trade:
+        """Record a print and build the bars from it; `roll` must have been called for `at`."""
+        self._trade_count += 1
+        trade = Trade(symbol, price, size, at, self._trade_count)
+        self.trades[symbol] = trade
+        history = self._trade_history.get(symbol)
+        if history is None:
+            history = self._trade_history[symbol] = deque(maxlen=_PRINTS_KEPT)
+        history.append(trade)
+        minute = self._open_minutes.get(symbol)
+        if minute is None:
+            start = at.replace(second=0, microsecond=0)
+            self._open_minutes[symbol] = Bar(symbol, start, price, price, price, price, size, 1, price * size)
+        else:
+            minute.add(price, size)
+        daily = self.daily_bars.get(symbol)
+        if daily is None:
+            midnight = at.astimezone(NEW_YORK).replace(hour=0, minute=0, second=0, microsecond=0)
+            self.daily_bars[symbol] = Bar(symbol, midnight, price, price, price, price, size, 1, price * size)
+        else:
+            daily.add(price, size)
+        return trade
+
+    def roll(self, at: datetime) -> list[Bar]:
+        """Move on to `at`; the minute bars that this finished."""
+        minute = at.replace(second=0, microsecond=0)
+        if minute == self._minute:
+            return []
+        self._minute = minute
+        finished = list(self._open_minutes.values())
+        self._open_minutes.clear()
+        for bar in finished:
+            self.minute_bars[bar.symbol] = bar
+            history = self._minute_history.get(bar.symbol)
+            if history is None:
+                history = self._minute_history[bar.symbol] = deque(maxlen=_MINUTES_KEPT)
+            history.append(bar)
+        day = at.astimezone(NEW_YORK).date()
+        if day != self._day:
+            self._roll_day(day)
+        return finished
+
+    def _roll_day(self, day: date) -> None:
+        self._day = day
+        for symbol, bar in self.daily_bars.items():
+            self.previous_daily_bars[symbol] = bar
+            self._daily_history.setdefault(symbol, deque(maxlen=_DAYS_KEPT)).append(bar)
+        self.daily_bars.clear()
+
+    def forget_quotes(self, symbols: Iterable[str]) -> None:
+        """Drop contracts that nobody follows any more."""
+        for symbol in symbols:
+            self.quotes.pop(symbol, None)
+
+    def minutes(self, symbol: str, start: datetime, end: datetime) -> list[Bar]:
+        """Finished minute bars that start between `start` and `end`, both included, oldest first."""
+        return [bar for bar in _since(self._minute_history.get(symbol, ()), start) if start <= bar.start <= end]
+
+    def days(self, symbol: str, start: datetime, end: datetime) -> list[Bar]:
+        """Daily bars, the running day included."""
+        bars: list[Bar] = list(self._daily_history.get(symbol, ()))
+        if symbol in self.daily_bars:
+            bars.append(self.daily_bars[symbol])
+        return [bar for bar in bars if start <= bar.start <= end]
+
+    def shown_quotes(self, symbol: str, start: datetime, end: datetime) -> list[Quote]:
+        """Quotes between `start` and `end`, both included, oldest first; the newest few thousand are kept."""
+        return [quote for quote in self._quote_history.get(symbol, ()) if start <= quote.at <= end]
+
+    def prints(self, symbol: str, start: datetime, end: datetime) -> list[Trade]:
+        """Trades between `start` and `end`, both included, oldest first; the newest few thousand are kept."""
+        return [trade for trade in self._trade_history.get(symbol, ()) if start <= trade.at <= end]
+
+
+def _since(bars: Sequence[Bar] | deque[Bar] | tuple[()], start: datetime) -> Iterable[Bar]:
+    """Walk back from the newest to `start`: what is asked for is most often the last few bars."""
+    count = 0
+    for bar in reversed(bars):
+        if bar.start < start:
+            break
+        count += 1
+    return islice(bars, len(bars) - count, None)
