@@ -1,7 +1,7 @@
 """Our records against the broker's: one comparison for the manager and for `exitguard sync`.
 
-A comparison only names what it sees. Whether a finding is acted on is decided with patience elsewhere: positions lag fills by
-up to ten seconds (Alpaca-API#276), and one answer is never a verdict (I11).
+A comparison only names what it sees. Whether a finding is acted on is decided with patience elsewhere: positions lag
+fills by up to ten seconds (Alpaca-API#276), and one answer is never a verdict (I11).
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,8 @@
 """The mark book: the latest quote of each watched symbol, and the quiet band in which no position cares about it.
 
-A quote inside the band costs a few comparisons however many positions hang on the symbol. The band is conservative: it ends
-at the nearest armed level, at the extremes seen so far (MFE, MAE) and wherever a quote would not be plainly live, so what
-`core.evaluate.evaluate` would decide is never missed.
+A quote inside the band costs a few comparisons however many positions hang on the symbol. The band is conservative: it
+ends at the nearest armed level, at the extremes seen so far (MFE, MAE) and wherever a quote would not be plainly
+live, so what `core.evaluate.evaluate` would decide is never missed.
 """
 
 from collections.abc import Iterable

@@ -19,14 +19,16 @@ MAX_WAITING = 10_000
 class Ledger:
     """Writes batches through the account's store under one lock.
 
-    `post` notes changes that may be written a moment later; `commit` returns when its own changes, and everything posted before
-    them, are durable. Errors of the store (StoreUnavailable, LeaseLost) reach the caller of `commit` or of `run`.
+    `post` notes changes that may be written a moment later; `commit` returns when its own changes, and everything
+    posted before them, are durable. Errors of the store (StoreUnavailable, LeaseLost) reach the caller of `commit` or
+    `run`; a batch whose fate is unknown is repeated under the same id before anything newer, so that it counts once.
     """
 
     def __init__(self, store: AccountStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._waiting: list[Operation] = []
+        self._unsettled: Batch | None = None
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self.epoch = 0
@@ -59,30 +61,35 @@ class Ledger:
             await asyncio.sleep(FLUSH_SECONDS)
 
     async def _write(self) -> None:
-        operations, self._waiting = tuple(self._waiting), []
-        if not operations:
-            return
-        try:
-            await self._store.commit(self._batch(operations))
-        except StoreRejected as error:
-            await self._write_singly(operations, error)
-        except BaseException:
-            # Not written: nothing may be lost, and the order stays.
-            self._waiting[:0] = operations
-            raise
+        if self._unsettled is not None:
+            await self._apply(self._unsettled)
+        if self._waiting:
+            operations, self._waiting = tuple(self._waiting), []
+            await self._apply(self._batch(operations))
 
-    async def _write_singly(self, operations: tuple[Operation, ...], cause: StoreRejected) -> None:
+    async def _apply(self, batch: Batch) -> None:
+        self._unsettled = batch
+        try:
+            await self._store.commit(batch)
+        except StoreRejected as error:
+            self._unsettled = None
+            if len(batch.operations) == 1:
+                raise
+            await self._apply_singly(batch.operations, error)
+        self._unsettled = None
+
+    async def _apply_singly(self, operations: tuple[Operation, ...], cause: StoreRejected) -> None:
         """One refused change must not take its neighbours down (F60, F70)."""
         log.error("ledger refused a batch, writing its changes one by one", reason=str(cause), changes=len(operations))
         refused: StoreRejected | None = None
         for position, operation in enumerate(operations):
             try:
-                await self._store.commit(self._batch((operation,)))
+                await self._apply(self._batch((operation,)))
             except StoreRejected as error:
                 refused = error
                 log.error("ledger refused a change", change=type(operation).__name__, reason=str(error))
             except BaseException:
-                self._waiting[:0] = operations[position:]
+                self._waiting[:0] = operations[position + 1 :]
                 raise
         if refused is not None:
             raise refused

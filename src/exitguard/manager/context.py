@@ -1,0 +1,117 @@
+"""What the parts of one account's manager share."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import structlog
+
+from exitguard.broker.clock import Clock
+from exitguard.broker.port import Broker
+from exitguard.core.evaluate import venue_takes_orders
+from exitguard.core.instrument import Instrument
+from exitguard.core.orders import BrokerOrder
+from exitguard.core.policy import Policy
+from exitguard.core.position import PositionSide
+from exitguard.core.session import Session, SessionCalendar
+from exitguard.manager.alarms import Alarms
+from exitguard.manager.book import MarkBook
+from exitguard.manager.ledger import Ledger
+from exitguard.manager.options import ManagerOptions
+from exitguard.manager.tracked import Tracked
+
+# Terminal orders are remembered for attribution (bracket leg or stranger?); the oldest are forgotten past this.
+MAX_KNOWN_ORDERS = 20_000
+
+
+@dataclass(slots=True)
+class Tally:
+    """How much of one order is booked: quantity and value, so that a repeated or late report adds nothing (F45)."""
+
+    qty: Decimal = Decimal(0)
+    value: Decimal = Decimal(0)
+
+
+@dataclass(slots=True)
+class AccountContext:
+    """One account: its ports, its books, its live positions."""
+
+    options: ManagerOptions
+    broker: Broker
+    clock: Clock
+    ledger: Ledger
+    alarms: Alarms
+    calendar: SessionCalendar
+    marks: MarkBook = field(default_factory=MarkBook)
+    positions: dict[int, Tracked] = field(default_factory=dict)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    orders: dict[str, BrokerOrder] = field(default_factory=dict)
+    next_position_id: int = 1
+    account_number: str = ""
+    orders_seen_at: datetime | None = None
+    stream_up: bool = False
+    log: Any = field(default_factory=structlog.get_logger)
+
+    @property
+    def name(self) -> str:
+        """The account's name."""
+        return self.options.account_name
+
+    def session(self, now: datetime) -> Session | None:
+        """The session of the New York day of `now`."""
+        return self.calendar.current(now)
+
+    def can_trade(self, instrument: Instrument, now: datetime, policy: Policy) -> bool:
+        """Whether an order sent now would act now."""
+        return venue_takes_orders(instrument, now, self.session(now), policy)
+
+    def on_symbol(self, symbol: str, side: PositionSide | None = None) -> Tracked | None:
+        """The live position of a contract, if any."""
+        marks = self.marks.get(symbol)
+        if marks is None:
+            return None
+        return next((p for p in marks.positions if side is None or p.record.side is side), None)
+
+    def add(self, tracked: Tracked) -> None:
+        """Take a position under management."""
+        self.positions[tracked.record.id] = tracked
+        self.marks.attach(tracked)
+
+    def remove(self, tracked: Tracked) -> None:
+        """Let a closed position go."""
+        self.positions.pop(tracked.record.id, None)
+        self.marks.detach(tracked)
+
+    def tally(self, order_id: str) -> Tally:
+        """The tally of one order, made on first sight."""
+        return self.tallies.setdefault(order_id, Tally())
+
+    def know_order(self, order: BrokerOrder) -> None:
+        """Remember the newest description of an order and its legs; an older one never replaces a newer one."""
+        for member in order.family():
+            known = self.orders.get(member.id)
+            if known is not None and _is_newer(known, member):
+                continue
+            self.orders.pop(member.id, None)
+            self.orders[member.id] = member
+        while len(self.orders) > MAX_KNOWN_ORDERS:
+            self.orders.pop(next(iter(self.orders)))
+
+    def open_orders_on(self, symbol: str) -> list[BrokerOrder]:
+        """Orders of a contract that may still fill, as far as we know."""
+        return [o for o in self.orders.values() if o.symbol == symbol and o.is_open]
+
+    def expiry_moment(self, instrument: Instrument) -> datetime | None:
+        """Close of the last session in which an option trades; None for a stock."""
+        if instrument.expiry is None:
+            return None
+        return self.calendar.session_on_or_before(instrument.expiry).close
+
+
+def _is_newer(known: BrokerOrder, other: BrokerOrder) -> bool:
+    if known.filled_qty != other.filled_qty:
+        return known.filled_qty > other.filled_qty
+    if known.status.is_terminal != other.status.is_terminal:
+        return known.status.is_terminal
+    return known.updated_at is not None and other.updated_at is not None and known.updated_at > other.updated_at

@@ -1,0 +1,47 @@
+"""From the broker's reports to fills, once each.
+
+Every report of an order carries its cumulative filled quantity. The tally of what is booked for that order makes any
+report idempotent: duplicates and late ones add nothing, a gap is closed by the difference at the price that the
+average implies. So a stream that loses, repeats or reorders messages, and REST answers in between, all fold to the
+same position (F40, F45).
+"""
+
+from datetime import datetime
+from decimal import Decimal
+
+from exitguard.core.orders import BrokerOrder, Fill
+from exitguard.manager.context import AccountContext
+
+_PRICE_DIGITS = Decimal("0.00000001")
+
+
+def new_fill(context: AccountContext, order: BrokerOrder, reported: Fill | None, at: datetime) -> Fill | None:
+    """The part of `order` that is not booked yet, as one fill; None when nothing is new. Books it in the tally.
+
+    `reported` is the single execution of a stream message; it is used as it stands when it is exactly what is missing.
+    Otherwise the fill is derived from the order's cumulative quantity and average price, under a deterministic id.
+    """
+    tally = context.tally(order.id)
+    qty = order.filled_qty - tally.qty
+    if qty <= 0:
+        return None
+    if reported is not None and reported.qty == qty:
+        fill = reported
+    else:
+        if order.filled_avg_price is None:
+            return None  # a quantity without a price: wait for a report that has both
+        price = (order.filled_avg_price * order.filled_qty - tally.value) / qty
+        moment = order.filled_at or order.updated_at or at
+        fill = Fill(
+            execution_id=f"{order.id}@{order.filled_qty.normalize():f}",
+            order_id=order.id,
+            client_order_id=order.client_order_id,
+            symbol=order.symbol,
+            side=order.side,
+            qty=qty,
+            price=max(price.quantize(_PRICE_DIGITS), Decimal(0)),
+            at=moment,
+        )
+    tally.qty += fill.qty
+    tally.value += fill.qty * fill.price
+    return fill

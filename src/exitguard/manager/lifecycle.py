@@ -1,0 +1,388 @@
+"""Positions come, change and go: each step is one batch of row, fills, event and (at the end) history."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from uuid import uuid4
+
+from exitguard.core.bracket import STOP_TYPES, view_bracket
+from exitguard.core.evaluate import Bracket
+from exitguard.core.instrument import Instrument, parse_instrument
+from exitguard.core.orders import BrokerOrder, Fill
+from exitguard.core.position import Holding, PositionSide, apply_fill, pnl
+from exitguard.core.records import (
+    AppendEvent,
+    CloseReason,
+    EventType,
+    ExecutionRecord,
+    FinishCommand,
+    HistoryRecord,
+    Operation,
+    Outcome,
+    PositionRecord,
+    PositionStatus,
+    Protection,
+    PutFill,
+    PutHistory,
+    PutPosition,
+)
+from exitguard.manager.context import AccountContext
+from exitguard.manager.fills import new_fill
+from exitguard.manager.tracked import Tracked
+
+_PERCENT_DIGITS = Decimal("0.0001")
+DEFAULT_STRATEGY = "unknown"
+
+
+class Lifecycle:
+    """Creates, changes and finishes positions of one account."""
+
+    def __init__(self, context: AccountContext) -> None:
+        self._context = context
+
+    # Opening ----------------------------------------------------------------------------------------------------
+
+    def open_from_execution(self, execution: ExecutionRecord, order: BrokerOrder, now: datetime) -> Tracked | None:
+        """Take the filled part of an entry order under management; None when nothing of it is new.
+
+        A fill of a contract that is held already on the same side adds to that position.
+        """
+        context = self._context
+        instrument = parse_instrument(order.symbol)
+        side = PositionSide.LONG if order.side is PositionSide.LONG.opening else PositionSide.SHORT
+        existing = context.on_symbol(instrument.symbol, side)
+        if existing is not None:
+            self.apply_order(order, None, now, "orders")
+            return existing
+        context.know_order(order)
+        fill = new_fill(context, order, None, now)
+        if fill is None:
+            return None
+        opened = order.filled_at or fill.at
+        deadline = None
+        if execution.max_hold_minutes is not None:
+            deadline = opened + timedelta(minutes=execution.max_hold_minutes)
+        tracked = self._open(
+            instrument,
+            side,
+            [fill],
+            strategy=execution.strategy_type,
+            execution=execution,
+            deadline=deadline,
+            source="orders",
+            event=EventType.CREATED,
+            now=now,
+        )
+        self.apply_order(order, None, now, "orders")  # legs that filled meanwhile
+        return tracked
+
+    def adopt(self, symbol: str, side: PositionSide, fills: list[Fill], now: datetime, evidence: str) -> Tracked:
+        """Take a position under management that nobody told us of, with its true entry time where fills show it."""
+        instrument = parse_instrument(symbol)
+        for fill in fills:
+            tally = self._context.tally(fill.order_id)
+            tally.qty += fill.qty
+            tally.value += fill.qty * fill.price
+        return self._open(
+            instrument,
+            side,
+            fills,
+            strategy=DEFAULT_STRATEGY,
+            execution=None,
+            deadline=None,
+            source="activities",
+            event=EventType.ADOPTED,
+            now=now,
+            evidence=evidence,
+        )
+
+    def _open(
+        self,
+        instrument: Instrument,
+        side: PositionSide,
+        fills: list[Fill],
+        *,
+        strategy: str,
+        execution: ExecutionRecord | None,
+        deadline: datetime | None,
+        source: str,
+        event: EventType,
+        now: datetime,
+        evidence: str | None = None,
+    ) -> Tracked:
+        context = self._context
+        holding = Holding(instrument, side)
+        for fill in fills:
+            holding = apply_fill(holding, fill)
+        policy = context.options.select_policy(strategy, instrument)
+        opened_at = holding.opened_at or now
+        position_id, context.next_position_id = context.next_position_id, context.next_position_id + 1
+        record = PositionRecord(
+            account_name=context.name,
+            id=position_id,
+            uid=uuid4().hex[:12],
+            execution_id=execution.execution_id if execution else None,
+            symbol=instrument.symbol,
+            ticker=instrument.underlying,
+            option_symbol=instrument.option_symbol,
+            instrument_type=instrument.type,
+            strategy_type=strategy,
+            side=side,
+            quantity=holding.qty,
+            original_quantity=holding.opened_qty,
+            entry_price=holding.entry_price,
+            entry_time=opened_at,
+            stop_loss=execution.stop_loss if execution else None,
+            take_profit=execution.take_profit if execution else None,
+            max_hold_deadline=deadline or opened_at + timedelta(minutes=policy.max_hold_minutes),
+            expiration_date=instrument.expiry,
+            strike_price=instrument.strike,
+            multiplier=instrument.multiplier,
+            policy_name=policy.name,
+            protection_since=now,
+            best_price=holding.entry_price,
+            worst_price=holding.entry_price,
+            adopted=execution is None,
+            features=execution.features if execution else {},
+            created_at=now,
+        )
+        tracked = Tracked(record, holding, policy, context.expiry_moment(instrument))
+        context.add(tracked)
+        self.refresh_bracket(tracked, now)
+        data: dict[str, object] = {
+            "symbol": instrument.symbol,
+            "instrument_type": instrument.type,
+            "side": side,
+            "quantity": holding.qty,
+            "entry_price": holding.entry_price,
+            "entry_time": opened_at,
+            "strategy_type": strategy,
+            "policy": policy.name,
+        }
+        if evidence:
+            data["evidence"] = evidence
+        context.ledger.post(
+            PutPosition(tracked.record),
+            *(PutFill(position_id, fill, source) for fill in fills),
+            AppendEvent(event, now, data, position_id),
+        )
+        context.log.info(
+            "Created active position",
+            position=position_id,
+            symbol=instrument.symbol,
+            side=side.value,
+            quantity=str(holding.qty),
+            entry_price=str(holding.entry_price),
+            adopted=record.adopted,
+        )
+        return tracked
+
+    # Changing ---------------------------------------------------------------------------------------------------
+
+    def apply_order(self, order: BrokerOrder, reported: Fill | None, now: datetime, source: str) -> list[Tracked]:
+        """Fold what is new of an order and its legs into the contract's position; returns the positions touched.
+
+        Fills of a contract that is not under management are left unbooked: discovery or reconciliation attributes them.
+        """
+        context = self._context
+        context.know_order(order)
+        touched: list[Tracked] = []
+        for member in order.family():
+            tracked = context.on_symbol(member.symbol)
+            if tracked is None:
+                continue
+            if tracked not in touched:
+                touched.append(tracked)
+            fill = new_fill(context, member, reported if member is order else None, now)
+            if fill is not None:
+                self._book(tracked, member, fill, now, source)
+        for tracked in touched:
+            if tracked.record.status is not PositionStatus.CLOSED:
+                self.refresh_bracket(tracked, now)
+            tracked.news.set()
+        return touched
+
+    def _book(self, tracked: Tracked, order: BrokerOrder, fill: Fill, now: datetime, source: str) -> None:
+        context, record = self._context, tracked.record
+        closing = fill.side is record.side.closing
+        excess = fill.qty - tracked.holding.qty if closing else Decimal(0)
+        if excess > 0:
+            # The broker filled more than was held: book what closes, and let reconciliation see the rest (F2, I1).
+            context.alarms.raise_alarm(
+                f"overfill:{record.id}",
+                "overfill",
+                f"{fill.symbol}: {fill.qty} closed but {tracked.holding.qty} held; the excess is reconciled",
+                now,
+                record.id,
+                order_id=order.id,
+            )
+            fill = replace(fill, qty=tracked.holding.qty)
+            if fill.qty <= 0:
+                return
+        tracked.holding = apply_fill(tracked.holding, fill)
+        tracked.refresh_from_holding()
+        context.marks.attach(tracked)  # the band is computed anew
+        partial = not tracked.holding.is_flat
+        context.ledger.post(
+            PutFill(record.id, fill, source),
+            PutPosition(tracked.record),
+            AppendEvent(
+                EventType.PARTIAL_FILL if partial and closing else EventType.FILL,
+                now,
+                {
+                    "order_id": order.id,
+                    "client_order_id": order.client_order_id,
+                    "side": fill.side,
+                    "quantity": fill.qty,
+                    "price": fill.price,
+                    "left": tracked.holding.qty,
+                    "source": source,
+                },
+                record.id,
+            ),
+        )
+        if tracked.holding.is_flat and record.status is not PositionStatus.CLOSING:
+            tracked.record = replace(tracked.record, close_reason=self._foreign_reason(record, order))
+
+    def _foreign_reason(self, record: PositionRecord, order: BrokerOrder) -> CloseReason:
+        """Who closed it, when it was not our closing order."""
+        bracketed = order.id in (record.stop_order_id, record.target_order_id) or order.order_class in (
+            "bracket",
+            "oco",
+            "oto",
+        )
+        if not bracketed:
+            return CloseReason.EXTERNAL_CLOSE
+        return CloseReason.BRACKET_STOP if order.type in STOP_TYPES else CloseReason.BRACKET_TARGET
+
+    def refresh_bracket(self, tracked: Tracked, now: datetime) -> None:
+        """Look at the resting orders again, and start or stop the clock of a missing bracket."""
+        context, record = self._context, tracked.record
+        if not tracked.policy.missing_bracket:
+            return
+        instrument = tracked.holding.instrument
+        view = view_bracket(instrument, record.side, tracked.holding.qty, context.open_orders_on(record.symbol))
+        before, tracked.bracket = tracked.bracket, view.state
+        complete = view.state is Bracket.COMPLETE
+        if (view.stop_order_id, view.target_order_id, complete) != (
+            record.stop_order_id,
+            record.target_order_id,
+            record.bracket_order_accepted,
+        ):
+            tracked.record = replace(
+                record,
+                stop_order_id=view.stop_order_id or record.stop_order_id,
+                target_order_id=view.target_order_id or record.target_order_id,
+                bracket_order_accepted=complete,
+            )
+        if view.state is not Bracket.MISSING:
+            tracked.bracket_missing_since = None
+        elif tracked.bracket_missing_since is None and context.can_trade(instrument, now, tracked.policy):
+            tracked.bracket_missing_since = now
+        if before is not view.state and record.created_at != now:
+            context.ledger.post(
+                PutPosition(tracked.record),
+                AppendEvent(
+                    EventType.PROTECTION_CHANGED, now, {"bracket": view.state, "before": before}, tracked.record.id
+                ),
+            )
+
+    # Finishing --------------------------------------------------------------------------------------------------
+
+    async def finish(self, tracked: Tracked, now: datetime) -> None:
+        """Close the books of a flat position: row, history, event and answered commands in one transaction (F62)."""
+        context, holding = self._context, tracked.holding
+        if not holding.is_flat or tracked.record.status is PositionStatus.CLOSED:
+            return
+        exit_price = holding.exit_price
+        if exit_price is None:
+            raise AssertionError(f"position {tracked.record.id} is flat without closing fills")
+        closed_at = holding.last_fill_at or now
+        reason = tracked.record.close_reason or CloseReason.EXTERNAL_CLOSE
+        record = replace(
+            tracked.record,
+            status=PositionStatus.CLOSED,
+            quantity=Decimal(0),
+            close_reason=reason,
+            exit_price=exit_price,
+            realised_pnl=holding.realised_pnl,
+            closed_at=closed_at,
+            current_price=exit_price,
+            current_pnl_dollars=holding.realised_pnl,
+            current_pnl_percent=self._realised_percent(holding),
+            protection=Protection.PROTECTED,
+            protection_since=now,
+            close_deadline=None,
+        )
+        tracked.record = record
+        context.remove(tracked)
+        context.alarms.clear_position(record.id, now)
+        operations: list[Operation] = [
+            PutPosition(record),
+            PutHistory(self._history(tracked, closed_at, reason)),
+            AppendEvent(
+                EventType.CLOSED,
+                now,
+                {
+                    "reason": reason,
+                    "exit_price": exit_price,
+                    "realised_pnl": holding.realised_pnl,
+                    "quantity": holding.closed_qty,
+                    "attempts": record.close_attempt,
+                    "symbol": record.symbol,
+                },
+                record.id,
+            ),
+        ]
+        operations += [
+            FinishCommand(command, True, f"closed {record.symbol} at {exit_price:.4f}: {reason.value}", now)
+            for command in tracked.command_ids
+        ]
+        tracked.command_ids.clear()
+        await context.ledger.commit(*operations)
+        context.log.info(
+            "Position closed successfully",
+            position=record.id,
+            symbol=record.symbol,
+            reason=reason.value,
+            exit_price=str(exit_price),
+            realised_pnl=str(holding.realised_pnl),
+        )
+
+    def _realised_percent(self, holding: Holding) -> Decimal:
+        exit_price = holding.exit_price or Decimal(0)
+        gain = pnl(holding.instrument, holding.side, holding.closed_qty, holding.entry_price, exit_price)
+        return gain.percent.quantize(_PERCENT_DIGITS)
+
+    def _history(self, tracked: Tracked, closed_at: datetime, reason: CloseReason) -> HistoryRecord:
+        record, holding, options = tracked.record, tracked.holding, self._context.options
+        held = Decimal((closed_at - record.entry_time).total_seconds()) / 60
+        return HistoryRecord(
+            account_name=record.account_name,
+            position_id=record.id,
+            execution_id=record.execution_id,
+            symbol=record.symbol,
+            ticker=record.ticker,
+            option_symbol=record.option_symbol,
+            instrument_type=record.instrument_type,
+            strategy_type=record.strategy_type,
+            side=record.side,
+            quantity=holding.closed_qty,
+            multiplier=record.multiplier,
+            entry_price=holding.entry_price,
+            exit_price=holding.exit_price or Decimal(0),
+            entry_time=record.entry_time,
+            closed_at=closed_at,
+            realised_pnl=holding.realised_pnl,
+            realised_pnl_percent=self._realised_percent(holding),
+            outcome=Outcome.of(holding.realised_pnl),
+            close_reason=reason,
+            hold_minutes=max(held, Decimal(0)).quantize(Decimal("0.01")),
+            best_price=record.best_price,
+            worst_price=record.worst_price,
+            trigger_price=tracked.trigger_price,
+            trigger_at=tracked.trigger_at,
+            build=options.build,
+            policy_hash=options.policy_hash,
+            features=record.features,
+        )
