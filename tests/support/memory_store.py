@@ -305,6 +305,12 @@ class MemoryStore:
             stored.status = RecommendationStatus.CLAIMED
         return [stored.row for stored in fresh[:limit]]
 
+    async def claimed_recommendations(self, limit: int = 500) -> list[RecommendationRecord]:
+        """Signals claimed and not finished, oldest first."""
+        await asyncio.sleep(0)
+        found = [r.row for r in self.rows.recommendations.values() if r.status is RecommendationStatus.CLAIMED]
+        return sorted(found, key=lambda row: (row.created_at, row.id))[:limit]
+
     async def pending_commands(self) -> list[CommandRecord]:
         """Requests without an answer."""
         await asyncio.sleep(0)

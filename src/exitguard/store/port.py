@@ -112,6 +112,10 @@ class AccountStore(Protocol):
         """Claim pending, unexpired signals of this account, newest first; expire old ones (F41, F105)."""
         ...
 
+    async def claimed_recommendations(self, limit: int = 500) -> list[RecommendationRecord]:
+        """List signals that a dispatcher claimed and has not finished, oldest first: a restart takes them on."""
+        ...
+
     async def pending_commands(self) -> list[CommandRecord]:
         """Requests of people not answered yet."""
         ...
