@@ -1,0 +1,365 @@
+"""Drives the closing state machine of one position: performs its effects, one at a time, and feeds back what was seen.
+
+The intent of every attempt is committed before the order leaves (I3); each answer is folded into the position before
+the machine looks at it. Crash-safe: a restart finds the position `closing` with its live intent and resumes by client
+order id.
+"""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, assert_never
+
+from exitguard.broker.port import (
+    Accepted,
+    BrokerError,
+    BrokerRateLimited,
+    BrokerRefused,
+    Priority,
+    Refused,
+    SubmitResult,
+)
+from exitguard.core import closing
+from exitguard.core.closing import ClosingState, Context, Effect, Observation, RefusalKind
+from exitguard.core.evaluate import Decision
+from exitguard.core.instrument import Instrument
+from exitguard.core.marks import WideStreak, judge
+from exitguard.core.orders import BrokerOrder, OrderRequest, OrderStatus
+from exitguard.core.records import (
+    AppendEvent,
+    CloseReason,
+    EventType,
+    IntentPurpose,
+    IntentRecord,
+    IntentStatus,
+    PositionStatus,
+    PutIntent,
+    PutPosition,
+)
+from exitguard.manager.context import AccountContext
+from exitguard.manager.lifecycle import Lifecycle
+from exitguard.manager.orders import intent_status, request_data
+from exitguard.manager.tracked import Tracked
+from exitguard.store.port import StoreError
+
+# A broker answer about the quantity is good for the unquestioned first attempt for this long (venue or real seconds).
+CLEAR_FOR = timedelta(seconds=15)
+CLEAR_FOR_STEPPED = timedelta(seconds=90)
+_NO_STREAK = WideStreak()
+
+
+class Closer:
+    """Closes and reduces positions of one account."""
+
+    def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
+        self._context = context
+        self._lifecycle = lifecycle
+
+    def start(self, tracked: Tracked, decision: Decision) -> None:
+        """Begin a close or a reduction that `evaluate` decided; nothing happens when one is under way (I2)."""
+        if tracked.is_closing or decision.rule is None:
+            return
+        context, now = self._context, self._context.clock.now()
+        keep = Decimal(0)
+        if decision.reduce_qty is not None:
+            keep = tracked.holding.qty - decision.reduce_qty
+        deadline = now + timedelta(seconds=tracked.policy.close_deadline_seconds)
+        tracked.trigger_price, tracked.trigger_at = decision.price, now
+        tracked.record = replace(
+            tracked.record,
+            status=PositionStatus.CLOSING if keep == 0 else tracked.record.status,
+            close_reason=decision.rule,
+            close_started_at=now,
+            close_deadline=deadline,
+            scaled_out=tracked.record.scaled_out or keep > 0,
+        )
+        context.log.warning(
+            f"EXIT TRIGGERED: {decision.rule.value}",
+            position=tracked.record.id,
+            symbol=tracked.record.symbol,
+            price=str(decision.price),
+            quantity=str(tracked.holding.qty - keep),
+        )
+        context.ledger.post(
+            PutPosition(tracked.record),
+            AppendEvent(EventType.EXIT_TRIGGERED, now, decision.explain(), tracked.record.id),
+        )
+        state = self._state(tracked, decision.rule, keep)
+        tracked.closer = asyncio.create_task(self._drive(tracked, state), name=f"close {tracked.record.id}")
+
+    def resume(self, tracked: Tracked, live: IntentRecord | None) -> None:
+        """Go on with a close that an earlier process began; `live` is its intent without a proven end, if any."""
+        reason = tracked.record.close_reason or CloseReason.MANUAL_CLOSE
+        state = self._state(tracked, reason, Decimal(0))
+        if live is not None:
+            request = self._request_from(live, tracked.holding.instrument)
+            state = replace(state, phase=closing.Phase.RESOLVING, attempt=live.attempt, request=request)
+        tracked.closer = asyncio.create_task(self._drive(tracked, state), name=f"close {tracked.record.id}")
+
+    def _state(self, tracked: Tracked, reason: CloseReason, keep: Decimal) -> ClosingState:
+        record, now = tracked.record, self._context.clock.now()
+        return ClosingState(
+            account=record.account_name,
+            uid=record.uid,
+            instrument=tracked.holding.instrument,
+            side=record.side,
+            reason=reason,
+            started_at=record.close_started_at or now,
+            deadline=record.close_deadline or now,
+            keep_qty=keep,
+            attempt=record.close_attempt,
+        )
+
+    def _request_from(self, live: IntentRecord, instrument: Instrument) -> OrderRequest:
+        tracked = self._context.on_symbol(instrument.symbol)
+        if tracked is None:
+            raise AssertionError(f"no live position for intent {live.client_order_id}")
+        return replace(
+            closing.close_request(
+                self._state(tracked, CloseReason.MANUAL_CLOSE, Decimal(0)),
+                live.attempt,
+                live.qty,
+                self._view(tracked, first=False),
+            ),
+            client_order_id=live.client_order_id,
+        )
+
+    # Driving ----------------------------------------------------------------------------------------------------
+
+    async def _drive(self, tracked: Tracked, state: ClosingState) -> None:
+        try:
+            if tracked.restorer is not None:
+                await asyncio.wait([tracked.restorer])  # its order must not appear behind our back
+            state, effect = closing.begin(state, self._view(tracked, first=True))
+            while not isinstance(effect, closing.Finish):
+                self._watch_deadline(tracked, state)
+                seen = await self._perform(tracked, state, effect)
+                state, effect = closing.advance(state, seen, self._view(tracked, first=False))
+            await self._finish(tracked, state)
+        finally:
+            tracked.closer = None
+
+    async def _finish(self, tracked: Tracked, state: ClosingState) -> None:
+        context, now = self._context, self._context.clock.now()
+        if not state.is_reduction:
+            await self._lifecycle.finish(tracked, now)
+            return
+        if tracked.holding.is_flat:
+            await self._lifecycle.finish(tracked, now)
+            return
+        tracked.record = replace(tracked.record, close_reason=None, close_started_at=None, close_deadline=None)
+        self._lifecycle.refresh_bracket(tracked, now)
+        await context.ledger.commit(
+            PutPosition(tracked.record),
+            AppendEvent(
+                EventType.REDUCED, now, {"reason": state.reason, "left": tracked.holding.qty}, tracked.record.id
+            ),
+        )
+        context.log.info("Position reduced", position=tracked.record.id, left=str(tracked.holding.qty))
+        context.marks.attach(tracked)
+
+    def _view(self, tracked: Tracked, *, first: bool) -> Context:
+        context, now = self._context, self._context.clock.now()
+        marks = context.marks.get(tracked.record.symbol)
+        quote = marks.quote if marks is not None else None
+        view, _ = judge(quote, now, tracked.policy, marks.streak if marks is not None else _NO_STREAK)
+        session = context.session(now)
+        regular = session is not None and session.contains(now)
+        return Context(
+            now=now,
+            held=tracked.holding.qty,
+            quote=view.quote if view.state.value in ("live", "wide") else None,
+            can_trade=context.can_trade(tracked.holding.instrument, now, tracked.policy),
+            extended_hours=not regular,
+            policy=tracked.policy,
+            clear=first and self._is_clear(tracked),
+        )
+
+    def _is_clear(self, tracked: Tracked) -> bool:
+        """Whether our own books prove that nothing rests on the contract and the broker holds what we think."""
+        context = self._context
+        if not context.stream_up or tracked.broker_seen_at is None or tracked.restorer is not None:
+            return False
+        if tracked.broker_qty != tracked.signed_qty or context.open_orders_on(tracked.record.symbol):
+            return False
+        since_fill = tracked.holding.last_fill_at
+        if since_fill is not None and since_fill > tracked.broker_seen_at:
+            return False
+        # A stepped venue is polled once a sweep, that is once a minute of its time.
+        good_for = CLEAR_FOR_STEPPED if context.options.stepped else CLEAR_FOR
+        return context.clock.now() - tracked.broker_seen_at <= good_for
+
+    def _watch_deadline(self, tracked: Tracked, state: ClosingState) -> None:
+        now = self._context.clock.now()
+        record = tracked.record
+        if record.close_deadline is not None and now > record.close_deadline:
+            self._context.alarms.raise_alarm(
+                f"stuck:{record.id}",
+                "stuck",
+                f"close of {record.symbol} ({state.reason.value}) is past its deadline in phase {state.phase.value},"
+                f" attempt {state.attempt}: it goes on; look at the broker",
+                now,
+                record.id,
+                phase=state.phase.value,
+                attempt=state.attempt,
+            )
+
+    # Effects ----------------------------------------------------------------------------------------------------
+
+    async def _perform(self, tracked: Tracked, state: ClosingState, effect: Effect) -> Observation:
+        try:
+            match effect:
+                case closing.Submit():
+                    return await self._submit(tracked, effect.request, effect.attempt)
+                case closing.Wait():
+                    return await self._wait(tracked, state, effect)
+                case closing.ListOrders():
+                    orders = await self._context.broker.open_orders([tracked.record.symbol], Priority.EXIT)
+                    for order in orders:
+                        self._fold(tracked, order, "orders")
+                    return closing.OrdersListed(tuple(orders))
+                case closing.CancelOrders():
+                    for order_id in effect.order_ids:
+                        await self._context.broker.cancel(order_id, Priority.EXIT)
+                    return closing.Done()
+                case closing.AskPosition():
+                    return closing.PositionSeen(await self._context.broker.position(tracked.record.symbol))
+                case closing.Lookup():
+                    found = await self._context.broker.order_by_client_id(effect.client_order_id)
+                    return closing.OrderAbsent() if found is None else self._seen(tracked, found)
+                case closing.Poll():
+                    polled = await self._context.broker.order(effect.order_id)
+                    return closing.Failed("order not found") if polled is None else self._seen(tracked, polled)
+                case closing.RepairFills():
+                    await self._repair(tracked)
+                    return closing.Done()
+                case closing.Finish():
+                    raise AssertionError("Finish is not performed")
+                case _:
+                    assert_never(effect)
+        except (BrokerError, StoreError) as error:
+            self._context.log.warning(
+                "close step failed, trying again",
+                position=tracked.record.id,
+                step=type(effect).__name__,
+                reason=str(error),
+            )
+            return closing.Failed(str(error))
+
+    async def _wait(self, tracked: Tracked, state: ClosingState, effect: closing.Wait) -> Observation:
+        tracked.news.clear()
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(tracked.news.wait())]
+        if effect.until is not None:
+            waits.append(asyncio.create_task(self._context.clock.sleep_until(effect.until)))
+        try:
+            await asyncio.wait(waits, timeout=effect.seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        if state.phase in (closing.Phase.WORKING, closing.Phase.CANCELLING) and state.order_id is not None:
+            known = self._context.orders.get(state.order_id)
+            if known is not None and not known.is_open and self._context.tally(known.id).qty >= known.filled_qty:
+                return closing.OrderSeen(known)
+        return closing.Done()
+
+    def _fold(self, tracked: Tracked, order: BrokerOrder, source: str) -> None:
+        self._lifecycle.apply_order(order, None, self._context.clock.now(), source)
+
+    def _seen(self, tracked: Tracked, order: BrokerOrder) -> Observation:
+        self._fold(tracked, order, "orders")
+        self._record_outcome(tracked, order)
+        return closing.OrderSeen(order)
+
+    async def _repair(self, tracked: Tracked) -> None:
+        """Read the contract's orders since shortly before the entry and fold what was missed."""
+        since = tracked.record.entry_time - timedelta(minutes=5)
+        for order in await self._context.broker.orders_since(since, [tracked.record.symbol]):
+            self._fold(tracked, order, "orders")
+
+    async def _submit(self, tracked: Tracked, request: OrderRequest, attempt: int) -> Observation:
+        context, now = self._context, self._context.clock.now()
+        purpose = IntentPurpose.CLOSE if tracked.record.status is PositionStatus.CLOSING else IntentPurpose.REDUCE
+        intent = IntentRecord(
+            account_name=context.name,
+            client_order_id=request.client_order_id,
+            purpose=purpose,
+            symbol=request.symbol,
+            side=request.side,
+            qty=request.qty,
+            status=IntentStatus.INTENDED,
+            attempt=attempt,
+            created_at=now,
+            position_id=tracked.record.id,
+            request=request_data(request),
+        )
+        tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=request.client_order_id)
+        await context.ledger.commit(PutPosition(tracked.record), PutIntent(intent))
+        result = await context.broker.submit(request, Priority.EXIT)
+        return self._answer(tracked, intent, result)
+
+    def _answer(self, tracked: Tracked, intent: IntentRecord, result: SubmitResult) -> Observation:
+        context, now = self._context, self._context.clock.now()
+        facts = {"client_order_id": intent.client_order_id, "attempt": intent.attempt, "quantity": intent.qty}
+        if isinstance(result, Accepted):
+            order = result.order
+            context.ledger.post(
+                PutIntent(replace(intent, status=intent_status(order.status), broker_order_id=order.id)),
+                AppendEvent(EventType.CLOSE_SUBMITTED, now, {**facts, "order_id": order.id}, tracked.record.id),
+            )
+            context.log.info("close submitted", position=tracked.record.id, order_id=order.id, **_text(facts))
+            return self._seen(tracked, order)
+        if isinstance(result, Refused):
+            observation = refusal(result.error)
+            kept = IntentStatus.UNKNOWN if observation.kind is RefusalKind.DUPLICATE else IntentStatus.REJECTED
+            status, detail = kept, observation.detail
+        else:
+            observation, status, detail = None, IntentStatus.UNKNOWN, result.reason
+        context.ledger.post(
+            PutIntent(replace(intent, status=status, detail=detail)),
+            AppendEvent(EventType.CLOSE_FAILED, now, {**facts, "outcome": status, "detail": detail}, tracked.record.id),
+        )
+        context.log.warning(
+            "close not confirmed", position=tracked.record.id, outcome=status.value, detail=detail, **_text(facts)
+        )
+        return observation if observation is not None else closing.SendUnknown(detail)
+
+    def _record_outcome(self, tracked: Tracked, order: BrokerOrder) -> None:
+        """Carry the broker's word on one of our closing orders into its intent."""
+        record = tracked.record
+        if order.client_order_id != record.close_client_order_id or order.status is OrderStatus.UNRECOGNISED:
+            return
+        purpose = IntentPurpose.CLOSE if record.status is PositionStatus.CLOSING else IntentPurpose.REDUCE
+        self._context.ledger.post(
+            PutIntent(
+                IntentRecord(
+                    account_name=record.account_name,
+                    client_order_id=order.client_order_id,
+                    purpose=purpose,
+                    symbol=order.symbol,
+                    side=order.side,
+                    qty=order.qty,
+                    status=intent_status(order.status),
+                    attempt=record.close_attempt,
+                    created_at=order.submitted_at or self._context.clock.now(),
+                    position_id=record.id,
+                    broker_order_id=order.id,
+                )
+            )
+        )
+
+
+def refusal(error: BrokerError) -> closing.SendRefused:
+    """Translate a broker's refusal into what the procedure does about it."""
+    if isinstance(error, BrokerRateLimited):
+        return closing.SendRefused(RefusalKind.BUSY, str(error), error.retry_after or 1.0)
+    if isinstance(error, BrokerRefused):
+        if error.is_duplicate_client_order_id:
+            return closing.SendRefused(RefusalKind.DUPLICATE, str(error))
+        if error.is_insufficient_quantity or error.is_intent_mismatch:
+            return closing.SendRefused(RefusalKind.RECONCILE, str(error))
+    return closing.SendRefused(RefusalKind.OTHER, str(error))
+
+
+def _text(facts: dict[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in facts.items()}
