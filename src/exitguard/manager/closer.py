@@ -25,7 +25,7 @@ from exitguard.core.closing import ClosingState, Context, Effect, Observation, R
 from exitguard.core.evaluate import Decision
 from exitguard.core.instrument import Instrument
 from exitguard.core.marks import WideStreak, judge
-from exitguard.core.orders import BrokerOrder, OrderRequest, OrderStatus
+from exitguard.core.orders import BrokerOrder, OrderRequest
 from exitguard.core.records import (
     AppendEvent,
     CloseReason,
@@ -41,7 +41,7 @@ from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.orders import intent_status, request_data
 from exitguard.manager.tracked import Tracked
-from exitguard.store.port import StoreError
+from exitguard.store.port import LeaseLost, StoreError
 
 # A broker answer about the quantity is good for the unquestioned first attempt for this long (venue or real seconds).
 CLEAR_FOR = timedelta(seconds=15)
@@ -86,7 +86,7 @@ class Closer:
             AppendEvent(EventType.EXIT_TRIGGERED, now, decision.explain(), tracked.record.id),
         )
         state = self._state(tracked, decision.rule, keep)
-        tracked.closer = asyncio.create_task(self._drive(tracked, state), name=f"close {tracked.record.id}")
+        self._spawn(tracked, state)
 
     def resume(self, tracked: Tracked, live: IntentRecord | None) -> None:
         """Go on with a close that an earlier process began; `live` is its intent without a proven end, if any."""
@@ -95,7 +95,12 @@ class Closer:
         if live is not None:
             request = self._request_from(live, tracked.holding.instrument)
             state = replace(state, phase=closing.Phase.RESOLVING, attempt=live.attempt, request=request)
-        tracked.closer = asyncio.create_task(self._drive(tracked, state), name=f"close {tracked.record.id}")
+            tracked.intent = live
+        self._spawn(tracked, state)
+
+    def _spawn(self, tracked: Tracked, state: ClosingState) -> None:
+        name = f"close {tracked.record.account_name}/{tracked.record.id}"
+        tracked.closer = self._context.spawn(self._guard(tracked, state), name)
 
     def _state(self, tracked: Tracked, reason: CloseReason, keep: Decimal) -> ClosingState:
         record, now = tracked.record, self._context.clock.now()
@@ -127,18 +132,49 @@ class Closer:
 
     # Driving ----------------------------------------------------------------------------------------------------
 
-    async def _drive(self, tracked: Tracked, state: ClosingState) -> None:
+    async def _guard(self, tracked: Tracked, state: ClosingState) -> None:
+        """Drive to the end. A defect of ours is an alarm and a new try; it never takes the account down or is given
+        up."""
+        failures = 0
         try:
-            if tracked.restorer is not None:
-                await asyncio.wait([tracked.restorer])  # its order must not appear behind our back
-            state, effect = closing.begin(state, self._view(tracked, first=True))
-            while not isinstance(effect, closing.Finish):
-                self._watch_deadline(tracked, state)
-                seen = await self._perform(tracked, state, effect)
-                state, effect = closing.advance(state, seen, self._view(tracked, first=False))
-            await self._finish(tracked, state)
+            while True:
+                try:
+                    await self._drive(tracked, state)
+                    return
+                except LeaseLost:
+                    raise
+                except Exception as error:
+                    failures += 1
+                    now = self._context.clock.now()
+                    self._context.log.exception("close failed unexpectedly", position=tracked.record.id)
+                    self._context.alarms.raise_alarm(
+                        f"closer:{tracked.record.id}",
+                        "closer_failed",
+                        f"close of {tracked.record.symbol} failed unexpectedly and is tried again: {error!r}",
+                        now,
+                        tracked.record.id,
+                    )
+                await asyncio.sleep(min(30.0, 0.5 * 2.0 ** min(failures, 6)))
+                intent = tracked.intent
+                if intent is not None and intent.status.is_live:
+                    request = self._request_from(intent, tracked.holding.instrument)
+                    state = replace(
+                        state, phase=closing.Phase.RESOLVING, attempt=intent.attempt, request=request, absences=0
+                    )
+                else:
+                    state = replace(state, phase=closing.Phase.CLEARING, attempt=tracked.record.close_attempt)
         finally:
             tracked.closer = None
+
+    async def _drive(self, tracked: Tracked, state: ClosingState) -> None:
+        if tracked.restorer is not None:
+            await asyncio.wait([tracked.restorer])  # its order must not appear behind our back
+        state, effect = closing.begin(state, self._view(tracked, first=True))
+        while not isinstance(effect, closing.Finish):
+            self._watch_deadline(tracked, state)
+            seen = await self._perform(tracked, state, effect)
+            state, effect = closing.advance(state, seen, self._view(tracked, first=False))
+        await self._finish(tracked, state)
 
     async def _finish(self, tracked: Tracked, state: ClosingState) -> None:
         context, now = self._context, self._context.clock.now()
@@ -238,6 +274,8 @@ class Closer:
                     raise AssertionError("Finish is not performed")
                 case _:
                     assert_never(effect)
+        except LeaseLost:
+            raise
         except (BrokerError, StoreError) as error:
             self._context.log.warning(
                 "close step failed, trying again",
@@ -260,6 +298,7 @@ class Closer:
         if state.phase in (closing.Phase.WORKING, closing.Phase.CANCELLING) and state.order_id is not None:
             known = self._context.orders.get(state.order_id)
             if known is not None and not known.is_open and self._context.tally(known.id).qty >= known.filled_qty:
+                self._record_outcome(tracked, known)
                 return closing.OrderSeen(known)
         return closing.Done()
 
@@ -294,6 +333,7 @@ class Closer:
             request=request_data(request),
         )
         tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=request.client_order_id)
+        tracked.intent = intent
         await context.ledger.commit(PutPosition(tracked.record), PutIntent(intent))
         result = await context.broker.submit(request, Priority.EXIT)
         return self._answer(tracked, intent, result)
@@ -304,7 +344,6 @@ class Closer:
         if isinstance(result, Accepted):
             order = result.order
             context.ledger.post(
-                PutIntent(replace(intent, status=intent_status(order.status), broker_order_id=order.id)),
                 AppendEvent(EventType.CLOSE_SUBMITTED, now, {**facts, "order_id": order.id}, tracked.record.id),
             )
             context.log.info("close submitted", position=tracked.record.id, order_id=order.id, **_text(facts))
@@ -315,8 +354,9 @@ class Closer:
             status, detail = kept, observation.detail
         else:
             observation, status, detail = None, IntentStatus.UNKNOWN, result.reason
+        tracked.intent = replace(intent, status=status, detail=detail[:500])
         context.ledger.post(
-            PutIntent(replace(intent, status=status, detail=detail)),
+            PutIntent(tracked.intent),
             AppendEvent(EventType.CLOSE_FAILED, now, {**facts, "outcome": status, "detail": detail}, tracked.record.id),
         )
         context.log.warning(
@@ -326,27 +366,13 @@ class Closer:
 
     def _record_outcome(self, tracked: Tracked, order: BrokerOrder) -> None:
         """Carry the broker's word on one of our closing orders into its intent."""
-        record = tracked.record
-        if order.client_order_id != record.close_client_order_id or order.status is OrderStatus.UNRECOGNISED:
+        intent = tracked.intent
+        if intent is None or order.client_order_id != intent.client_order_id:
             return
-        purpose = IntentPurpose.CLOSE if record.status is PositionStatus.CLOSING else IntentPurpose.REDUCE
-        self._context.ledger.post(
-            PutIntent(
-                IntentRecord(
-                    account_name=record.account_name,
-                    client_order_id=order.client_order_id,
-                    purpose=purpose,
-                    symbol=order.symbol,
-                    side=order.side,
-                    qty=order.qty,
-                    status=intent_status(order.status),
-                    attempt=record.close_attempt,
-                    created_at=order.submitted_at or self._context.clock.now(),
-                    position_id=record.id,
-                    broker_order_id=order.id,
-                )
-            )
-        )
+        status = intent_status(order.status)
+        if (status, order.id) != (intent.status, intent.broker_order_id):
+            tracked.intent = replace(intent, status=status, broker_order_id=order.id)
+            self._context.ledger.post(PutIntent(tracked.intent))
 
 
 def refusal(error: BrokerError) -> closing.SendRefused:

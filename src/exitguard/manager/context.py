@@ -1,5 +1,7 @@
 """What the parts of one account's manager share."""
 
+import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -51,12 +53,19 @@ class AccountContext:
     account_number: str = ""
     orders_seen_at: datetime | None = None
     stream_up: bool = False
+    tasks: asyncio.TaskGroup | None = None
     log: Any = field(default_factory=structlog.get_logger)
 
     @property
     def name(self) -> str:
         """The account's name."""
         return self.options.account_name
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run work under the account's task group: an exception that it does not handle stops the account, loudly."""
+        if self.tasks is None:
+            raise AssertionError("the account's task group is not running")
+        return self.tasks.create_task(work, name=name)
 
     def session(self, now: datetime) -> Session | None:
         """The session of the New York day of `now`."""

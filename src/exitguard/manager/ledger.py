@@ -7,11 +7,12 @@ import structlog
 
 from exitguard.broker.clock import Clock
 from exitguard.core.records import Batch, Operation
-from exitguard.store.port import AccountStore, StoreRejected
+from exitguard.store.port import AccountStore, StoreRejected, StoreUnavailable
 
 log = structlog.get_logger()
 
 FLUSH_SECONDS = 0.02
+RETRY_SECONDS = 0.5
 # Changes waiting for the flusher. Past this the database is far behind: the next caller waits instead of growing.
 MAX_WAITING = 10_000
 
@@ -32,6 +33,7 @@ class Ledger:
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self.epoch = 0
+        self.refused = 0
 
     @property
     def store(self) -> AccountStore:
@@ -52,12 +54,21 @@ class Ledger:
             await self._write()
 
     async def run(self) -> None:
-        """Write posted changes until cancelled."""
+        """Write posted changes until cancelled. A database that is away is waited for; a lost lease ends it."""
         while True:
             await self._wake.wait()
             self._wake.clear()
-            async with self._lock:
-                await self._write()
+            try:
+                async with self._lock:
+                    await self._write()
+            except StoreUnavailable as error:
+                log.error(
+                    "ledger cannot reach the database, changes wait", reason=str(error), waiting=len(self._waiting)
+                )
+                self._wake.set()
+                await asyncio.sleep(RETRY_SECONDS)
+            except StoreRejected:
+                self.refused += 1  # said and counted; the change cannot become true by trying again
             await asyncio.sleep(FLUSH_SECONDS)
 
     async def _write(self) -> None:
