@@ -133,8 +133,7 @@ class Closer:
     # Driving ----------------------------------------------------------------------------------------------------
 
     async def _guard(self, tracked: Tracked, state: ClosingState) -> None:
-        """Drive to the end. A defect of ours is an alarm and a new try; it never takes the account down or is given
-        up."""
+        """Drive to the end. A defect of ours is an alarm and a new try; the close is never given up."""
         failures = 0
         try:
             while True:

@@ -10,6 +10,7 @@ from exitguard.core.evaluate import Bracket
 from exitguard.core.instrument import Instrument, parse_instrument
 from exitguard.core.orders import BrokerOrder, Fill
 from exitguard.core.position import Holding, PositionSide, apply_fill, pnl
+from exitguard.core.reconcile import Finding
 from exitguard.core.records import (
     AppendEvent,
     CloseReason,
@@ -243,6 +244,23 @@ class Lifecycle:
         )
         if tracked.holding.is_flat and record.status is not PositionStatus.CLOSING:
             tracked.record = replace(tracked.record, close_reason=self._foreign_reason(record, order))
+
+    def book_reconciled(self, tracked: Tracked, fill: Fill, finding: Finding, now: datetime) -> None:
+        """Book a quantity that the broker holds and no order explains, with the finding as its evidence."""
+        tracked.holding = apply_fill(tracked.holding, fill)
+        tracked.refresh_from_holding()
+        self.refresh_bracket(tracked, now)
+        self._context.marks.attach(tracked)
+        self._context.ledger.post(
+            PutFill(tracked.record.id, fill, "reconciled"),
+            PutPosition(tracked.record),
+            AppendEvent(
+                EventType.RECONCILED,
+                now,
+                {"finding": finding.kind, "ours": finding.ours, "theirs": finding.theirs, "repair": "adopted"},
+                tracked.record.id,
+            ),
+        )
 
     def _foreign_reason(self, record: PositionRecord, order: BrokerOrder) -> CloseReason:
         """Who closed it, when it was not our closing order."""

@@ -64,7 +64,8 @@ class Restorer:
             # The next look decides: covered, another try, or (past the grace) a close.
             await asyncio.sleep(RETRY_WAIT if tracked.bracket is Bracket.MISSING else 0)
             tracked.restorer = None
-            self._context.marks.attach(tracked) if tracked.record.id in self._context.positions else None
+            if tracked.record.id in self._context.positions:
+                self._context.marks.attach(tracked)  # the band opens: the next quote decides anew
 
     async def _restore(self, tracked: Tracked) -> None:
         context = self._context
@@ -98,8 +99,9 @@ class Restorer:
         elif isinstance(result, Accepted):
             self._accepted(tracked, intent, result)
         else:
-            context.ledger.post(PutIntent(replace(intent, status=IntentStatus.REJECTED,
-            detail=str(result.error)[:500]))) self._failed(tracked, str(result.error))
+            detail = str(result.error)[:500]
+            context.ledger.post(PutIntent(replace(intent, status=IntentStatus.REJECTED, detail=detail)))
+            self._failed(tracked, detail)
 
     def _accepted(self, tracked: Tracked, intent: IntentRecord, result: Accepted) -> None:
         context, now, order = self._context, self._context.clock.now(), result.order

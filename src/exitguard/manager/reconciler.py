@@ -1,0 +1,269 @@
+"""Keeps our books equal to the broker's: after each poll, each reconnect, and at the start before anything is sent.
+
+One answer is never a verdict: a finding must stand through several polls, and before a position counts as gone its
+orders and activities are read. A failed query changes nothing; too many vanished positions at once stop everything
+and ask (I11).
+"""
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from exitguard.broker.port import BrokerError
+from exitguard.core.instrument import InvalidSymbol, parse_instrument
+from exitguard.core.marks import agree
+from exitguard.core.orders import BrokerPosition, Fill, OrderSide
+from exitguard.core.position import PositionSide
+from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare
+from exitguard.core.records import AppendEvent, EventType, SetAside
+from exitguard.manager.context import AccountContext
+from exitguard.manager.lifecycle import Lifecycle
+from exitguard.manager.tracked import Tracked
+
+# Polls in a row that must agree before a finding is acted on.
+STRIKES_UNTRACKED = 2
+STRIKES_GONE = 3
+# How far back fills are read for the true entry of an untracked position.
+ADOPTION_HISTORY = timedelta(days=90)
+
+
+class Reconciler:
+    """Compares, counts strikes, repairs."""
+
+    def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
+        self._context = context
+        self._lifecycle = lifecycle
+        self._strikes: dict[tuple[FindingKind, str], int] = {}
+        self._set_aside: set[str] = set()
+        self.findings: list[Finding] = []
+
+    async def poll(self, *, patient: bool = True) -> None:
+        """Read open orders and positions, fold what was missed, act on what stands. Raises BrokerError on failure.
+
+        With `patient` False (at the start, when nothing of ours is in flight) untracked positions are adopted at once.
+        """
+        context = self._context
+        asked_at = context.clock.now()
+        await self._refresh_orders(asked_at)
+        theirs = await context.broker.positions()
+        now = context.clock.now()
+        readable = self._readable(theirs, now)
+        for tracked in context.positions.values():
+            seen = readable.get(tracked.record.symbol)
+            tracked.broker_qty = seen.qty if seen is not None else Decimal(0)
+            tracked.broker_seen_at = asked_at
+            tracked.broker_mark = seen.current_price if seen is not None else None
+            self._compare_marks(tracked, now)
+        ours: dict[str, Decimal] = {}
+        for tracked in context.positions.values():
+            symbol = tracked.record.symbol
+            ours[symbol] = ours.get(symbol, Decimal(0)) + tracked.signed_qty
+        self.findings = compare(ours, {symbol: position.qty for symbol, position in readable.items()})
+        await self._act(readable, now, patient=patient)
+
+    def _readable(self, positions: list[BrokerPosition], now: datetime) -> dict[str, BrokerPosition]:
+        """Positions by symbol; one with a symbol that we cannot read is set aside loudly and its neighbours go on."""
+        readable = {}
+        for position in positions:
+            try:
+                symbol = parse_instrument(position.symbol).symbol
+            except InvalidSymbol as error:
+                if position.symbol not in self._set_aside:
+                    self._set_aside.add(position.symbol)
+                    self._context.ledger.post(
+                        SetAside("position", str(error), {"symbol": position.symbol, "qty": str(position.qty)}, now)
+                    )
+                    self._context.alarms.raise_alarm(
+                        f"unreadable:{position.symbol[:40]}",
+                        "unreadable_position",
+                        f"the broker holds {position.symbol[:40]!r}, which is not a symbol that we know: watch it by hand",
+                        now,
+                    )
+                continue
+            readable[symbol] = position
+        return readable
+
+    async def _refresh_orders(self, asked_at: datetime) -> None:
+        """Fold every open order; look up those that we believe open and the broker no longer lists."""
+        context = self._context
+        listed = await context.broker.open_orders()
+        seen = {member.id for order in listed for member in order.family()}
+        for order in listed:
+            self._lifecycle.apply_order(order, None, context.clock.now(), "orders")
+        for known in [o for o in context.orders.values() if o.is_open and o.id not in seen]:
+            if known.submitted_at is not None and known.submitted_at > asked_at:
+                continue
+            fresh = await context.broker.order(known.id)
+            if fresh is None:
+                context.orders.pop(known.id, None)
+                continue
+            self._lifecycle.apply_order(fresh, None, context.clock.now(), "orders")
+        context.orders_seen_at = asked_at
+
+    def _compare_marks(self, tracked: Tracked, now: datetime) -> None:
+        """A lasting difference between our mark and the broker's is an alarm, not a silent choice (F49)."""
+        record, policy = tracked.record, tracked.policy
+        if record.current_price is None or tracked.broker_mark is None or tracked.blind_since is not None:
+            tracked.diverged_since = None
+            return
+        if agree(record.current_price, tracked.broker_mark, policy.mark_divergence_percent):
+            tracked.diverged_since = None
+            self._context.alarms.clear(f"divergence:{record.id}", now, record.id)
+            return
+        tracked.diverged_since = tracked.diverged_since or now
+        if now - tracked.diverged_since >= timedelta(seconds=policy.alarms.mark_divergence_seconds):
+            self._context.alarms.raise_alarm(
+                f"divergence:{record.id}",
+                "mark_divergence",
+                f"{record.symbol}: our mark {record.current_price} and the broker's {tracked.broker_mark} differ",
+                now,
+                record.id,
+            )
+
+    # Acting -----------------------------------------------------------------------------------------------------
+
+    async def _act(self, theirs: dict[str, BrokerPosition], now: datetime, *, patient: bool) -> None:
+        context = self._context
+        wrong = [f for f in self.findings if f.kind is not FindingKind.MATCHED]
+        standing = {(f.kind, f.symbol) for f in wrong}
+        self._strikes = {key: self._strikes.get(key, 0) + 1 for key in standing}
+        if changes_too_much(wrong, len(context.positions)):
+            context.alarms.raise_alarm(
+                "mass_change",
+                "mass_change",
+                "the broker's answer misses too many of our positions at once: nothing is changed, look at the account",
+                now,
+                missing=[f.symbol for f in wrong if f.kind is FindingKind.PHANTOM][:50],
+            )
+            return
+        context.alarms.clear("mass_change", now)
+        for finding in wrong:
+            tracked = context.on_symbol(finding.symbol)
+            if tracked is not None and tracked.closer is not None:
+                continue  # the closing procedure asks its own questions
+            strikes = self._strikes[(finding.kind, finding.symbol)]
+            try:
+                await self._act_on(finding, theirs.get(finding.symbol), strikes, now, patient=patient)
+            except BrokerError as error:
+                context.log.warning("reconciliation step failed", symbol=finding.symbol, reason=str(error))
+
+    async def _act_on(
+        self, finding: Finding, theirs: BrokerPosition | None, strikes: int, now: datetime, *, patient: bool
+    ) -> None:
+        if finding.kind is FindingKind.UNTRACKED and theirs is not None:
+            if self._entry_in_flight(finding.symbol):
+                return  # discovery links it to its execution
+            if not patient or strikes >= STRIKES_UNTRACKED:
+                await self._adopt(finding.symbol, theirs, now)
+            return
+        tracked = self._context.on_symbol(finding.symbol)
+        if tracked is None:
+            return
+        await self._repair(tracked)
+        if self._explained(tracked, finding):
+            await self._settle(tracked, finding, now)
+            return
+        if strikes >= STRIKES_GONE:
+            await self._unexplained(tracked, finding, theirs, now)
+
+    def _entry_in_flight(self, symbol: str) -> bool:
+        prefix = f"xg-{self._context.name[:64]}-"
+        return any(o.client_order_id.startswith(prefix) for o in self._context.open_orders_on(symbol))
+
+    def _explained(self, tracked: Tracked, finding: Finding) -> bool:
+        return tracked.signed_qty == finding.theirs
+
+    async def _repair(self, tracked: Tracked) -> None:
+        """Fold the orders of the contract since shortly before its entry."""
+        since = tracked.record.entry_time - timedelta(minutes=5)
+        for order in await self._context.broker.orders_since(since, [tracked.record.symbol]):
+            self._lifecycle.apply_order(order, None, self._context.clock.now(), "orders")
+
+    async def _settle(self, tracked: Tracked, finding: Finding, now: datetime) -> None:
+        """The missing fills were found: record the finding, and close the books if they closed the position."""
+        context = self._context
+        context.ledger.post(
+            AppendEvent(
+                EventType.RECONCILED,
+                now,
+                {"finding": finding.kind, "ours": finding.ours, "theirs": finding.theirs, "repair": "orders"},
+                tracked.record.id,
+            )
+        )
+        context.alarms.clear(f"unexplained:{tracked.record.id}", now, tracked.record.id)
+        if tracked.holding.is_flat:
+            await self._lifecycle.finish(tracked, now)
+
+    async def _unexplained(
+        self, tracked: Tracked, finding: Finding, theirs: BrokerPosition | None, now: datetime
+    ) -> None:
+        """Several polls agree and no order explains it. More than ours is adopted; less is an alarm, never a guess."""
+        context, record = self._context, tracked.record
+        extra = (finding.theirs - tracked.signed_qty) * record.side.sign
+        if theirs is not None and extra > 0 and finding.kind is FindingKind.QUANTITY:
+            fill = Fill(
+                f"reconciled:{record.uid}:{now.isoformat()}",
+                f"reconciled:{record.uid}",
+                None,
+                record.symbol,
+                record.side.opening,
+                extra,
+                self._implied_price(tracked, theirs, extra),
+                now,
+            )
+            self._lifecycle.book_reconciled(tracked, fill, finding, now)
+            return
+        confirmed = await context.broker.position(record.symbol)
+        context.alarms.raise_alarm(
+            f"unexplained:{record.id}",
+            f"unexplained_{finding.kind.value}",
+            f"{record.symbol}: we hold {tracked.signed_qty}, the broker {confirmed.qty if confirmed else 0}, and no order"
+            " explains it: compare with the broker's activities",
+            now,
+            record.id,
+            ours=str(finding.ours),
+            theirs=str(finding.theirs),
+        )
+
+    def _implied_price(self, tracked: Tracked, theirs: BrokerPosition, extra: Decimal) -> Decimal:
+        """The price of the added part that makes our average the broker's; the broker's average where that is
+        absurd."""
+        total = abs(theirs.qty) * theirs.avg_entry_price
+        implied = (total - tracked.holding.qty * tracked.holding.entry_price) / extra
+        return implied if implied > 0 else theirs.avg_entry_price
+
+    async def _adopt(self, symbol: str, theirs: BrokerPosition, now: datetime) -> None:
+        side = PositionSide.LONG if theirs.qty > 0 else PositionSide.SHORT
+        fills = opening_fills(await self._context.broker.fills(after=now - ADOPTION_HISTORY), symbol, theirs.qty)
+        evidence = "fill activities"
+        if not fills:
+            fills = [
+                Fill(
+                    f"adopted:{symbol}:{now.isoformat()}",
+                    f"adopted:{symbol}:{now.isoformat()}",
+                    None,
+                    symbol,
+                    side.opening,
+                    abs(theirs.qty),
+                    theirs.avg_entry_price,
+                    now,
+                )
+            ]
+            evidence = "broker position; no fills found, entry time unknown"
+        self._lifecycle.adopt(symbol, side, fills, now, evidence)
+
+
+def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
+    """The fills since the contract was last flat, when they add up to the signed quantity `qty`; else none.
+
+    Reads backwards from now: the running quantity before each fill must reach zero exactly where the episode began.
+    """
+    mine = sorted((f for f in fills if f.symbol == symbol), key=lambda f: (f.at, f.execution_id))
+    left = qty
+    for index in range(len(mine) - 1, -1, -1):
+        fill = mine[index]
+        left -= fill.qty if fill.side is OrderSide.BUY else -fill.qty
+        if left == 0:
+            return mine[index:]
+        if (left > 0) != (qty > 0):
+            return []
+    return []
