@@ -33,6 +33,8 @@ _QUIET_LIBRARIES = (
     "botocore",
 )
 
+_ALWAYS = frozenset({"time", "level", "event", "exception"})
+
 Event = MutableMapping[str, Any]
 
 
@@ -110,10 +112,11 @@ def _add_time(_: object, __: str, event: Event) -> Event:
 
 def bound_and_redact(_: object, __: str, event: Event) -> Event:
     """Bound every field, hide secrets, and keep the number of fields finite."""
-    if len(event) > MAX_FIELDS:
-        for name in list(event)[MAX_FIELDS:]:
-            del event[name]
-        event["fields_dropped"] = True
+    extra = [name for name in event if name not in _ALWAYS][MAX_FIELDS:]
+    for name in extra:
+        del event[name]
+    if extra:
+        event["fields_dropped"] = len(extra)
     for name, value in event.items():
         limit = MAX_TRACEBACK_LENGTH if name == "exception" else MAX_FIELD_LENGTH
         event[name] = HIDDEN if is_sensitive_name(name) else _safe(value, limit, 0)

@@ -102,6 +102,8 @@ def _overlay(kind: type, base: Mapping[str, Any], table: Mapping[str, Any]) -> d
         nested = _nested(annotation)
         if nested is not None and isinstance(value, Mapping) and isinstance(base.get(name), Mapping):
             merged[name] = _overlay(nested, base[name], value)
+        elif nested is not None and isinstance(value, list):
+            merged[name] = [_overlay(nested, {}, row) if isinstance(row, Mapping) else row for row in value]
         elif value == OFF and _is_optional(annotation):
             merged[name] = None
         else:

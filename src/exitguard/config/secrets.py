@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from exitguard.config.errors import ConfigError, Problem, SecretError
 from exitguard.config.redaction import redact, remember_secret
@@ -50,22 +50,25 @@ class SecretReader:
         self._clients: dict[str, Any] = {}
 
     def read(self, reference: str) -> str:
-        """The secret's value. Raises SecretError when it is missing, empty, unreadable or denied."""
+        """The secret, hidden from now on. Raises SecretError when it is missing, empty, unreadable or denied."""
+        value = self.read_open(reference)
+        remember_secret(value)
+        return value
+
+    def read_open(self, reference: str) -> str:
+        """A value that is kept where secrets are but is none, such as a host's name: it may be shown."""
         value = self.read_optional(reference)
         if value is None:
             raise SecretError(reference, "nothing", "a value")
         return value
 
     def read_optional(self, reference: str) -> str | None:
-        """Like `read`, but None for an optional field (`aws-sm:ID#FIELD?`) that the secret does not have."""
+        """Like `read_open`, but None for an optional field (`aws-sm:ID#FIELD?`) that the secret does not have."""
         if not is_reference(reference):
             raise SecretError("(not shown)", "a text that is not a reference", REFERENCE_FORMS)
         kind, _, rest = reference.partition(":")
         reader = {"env": self._env, "file": self._file, "aws-sm": self._secrets_manager, "aws-ssm": self._parameter}
-        value = reader[kind](reference, rest)
-        if value is not None:
-            remember_secret(value)
-        return value
+        return reader[kind](reference, rest)
 
     def document(self, reference: str) -> dict[str, Any]:
         """The whole JSON secret behind an `aws-sm:` reference."""
@@ -187,17 +190,26 @@ def database_url(database: "DatabaseSettings", reader: SecretReader | None = Non
     def value(text: str | None) -> str:
         if text is None:
             raise ValueError("the database settings were not validated")
-        return reader.read(text) if is_reference(text) else text
+        return reader.read_open(text) if is_reference(text) else text
 
     if database.embedded_name is not None:
         raise ValueError("the embedded server makes its own URL")
     if database.url is not None:
         url = value(database.url)
-        if not url.startswith(("postgresql://", "postgres://")):
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise SecretError(
+                database.url, "a text that is not a URL", "postgresql://user:password@host/name"
+            ) from error
+        if parts.scheme not in ("postgresql", "postgres"):
             raise SecretError(
                 database.url, "a text that is not a PostgreSQL URL", "postgresql://user:password@host/name"
             )
+        if parts.password is not None:
+            remember_secret(unquote(parts.password))
         return url
-    user, password = (quote(value(part), safe="") for part in (database.username, database.password))
+    assert database.password is not None
+    user, password = quote(value(database.username), safe=""), quote(reader.read(database.password), safe="")
     host, port, name = value(database.host), value(database.port), quote(value(database.name), safe="")
     return f"postgresql://{user}:{password}@{host}:{port}/{name}"
