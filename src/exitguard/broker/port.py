@@ -84,6 +84,30 @@ class BrokerRefused(BrokerError):
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableRow:
+    """One row of an answer that could not be read: what it should have been, why not, and its beginning."""
+
+    what: str
+    reason: str
+    excerpt: str
+
+
+class BrokerIncomplete(BrokerError):
+    """A list that arrived, but not whole: `rows` could be read, `unreadable` could not.
+
+    Whoever catches it may act on what is in `rows`, and must conclude nothing from what is missing there (I11).
+    """
+
+    def __init__(self, rows: list[Any], unreadable: Sequence[UnreadableRow]) -> None:
+        first = unreadable[0]
+        super().__init__(
+            f"{len(unreadable)} part(s) of the broker's answer could not be read; first: {first.what}: {first.reason}"
+        )
+        self.rows = rows
+        self.unreadable = tuple(unreadable)
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """The broker has the order."""
 
@@ -99,9 +123,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The request may or may not have arrived: look the client order id up."""
+    """The request may or may not have arrived: look the client order id up.
+
+    `sent` is False when it is proven that not one byte left (no connection): the same id may be sent again at once.
+    """
 
     reason: str
+    sent: bool = True
 
 
 SubmitResult = Accepted | Refused | Unknown
@@ -111,13 +139,15 @@ SubmitResult = Accepted | Refused | Unknown
 class CancelResult:
     """Outcome of a cancel request; the cancellation itself is asynchronous.
 
-    `known` is False when the request's fate is unknown. `already_terminal`: too late. `not_found`: no such order.
+    `known` is False when the request's fate is unknown, or when the broker did not act on it: then `error` says why
+    (rate limit, credentials). `already_terminal`: too late. `not_found`: no such order.
     """
 
     known: bool
     already_terminal: bool = False
     not_found: bool = False
     detail: str = ""
+    error: BrokerError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +162,70 @@ class Activity:
     net_amount: Decimal | None
     date: date | None
     raw: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A stock or other asset as the broker lists it."""
+
+    id: str
+    symbol: str
+    asset_class: str
+    status: str
+    tradable: bool
+    shortable: bool
+    easy_to_borrow: bool
+    fractionable: bool
+    attributes: tuple[str, ...] = ()
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OptionContract:
+    """An option contract as the broker lists it; `strike` and `close_price` in dollars a share."""
+
+    id: str
+    symbol: str
+    underlying: str
+    root: str
+    type: str
+    expiry: date
+    strike: Decimal
+    status: str
+    tradable: bool
+    multiplier: Decimal
+    open_interest: Decimal | None
+    close_price: Decimal | None
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+class ReferenceData(Protocol):
+    """What can be traded: assets and option contracts."""
+
+    async def asset(self, symbol: str) -> Asset | None:
+        """Fetch one asset; None when the broker says that it does not exist."""
+        ...
+
+    async def assets(self, *, status: str = "active", asset_class: str = "us_equity") -> list[Asset]:
+        """List assets."""
+        ...
+
+    async def option_contract(self, symbol: str) -> OptionContract | None:
+        """Fetch one contract; None when the broker says that it does not exist."""
+        ...
+
+    async def option_contracts(
+        self,
+        underlyings: Collection[str],
+        *,
+        expiry_from: date,
+        expiry_to: date,
+        type: str | None = None,
+        strike_from: Decimal | None = None,
+        strike_to: Decimal | None = None,
+    ) -> list[OptionContract]:
+        """List active contracts between two expiries, both included, all pages."""
+        ...
 
 
 class Broker(Protocol):
@@ -215,16 +309,26 @@ class Broker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamUp:
-    """A stream is authenticated and subscribed. Everything before it may have been missed: repair over REST."""
+    """A stream is authenticated and subscribed. Everything before it may have been missed: repair over REST.
+
+    `stream` names it: "trade_updates", "stock" or "option".
+    """
 
     at_monotonic: float
+    stream: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamDown:
-    """A stream ended; it reconnects by itself with back-off."""
+    """A stream ended, or could not be opened; it reconnects by itself with back-off.
+
+    `error` is set where the cause has a type that a person must act on: BrokerUnauthorised after a bounded number
+    of failed authentications, BrokerRateLimited for a connection limit.
+    """
 
     reason: str
+    stream: str = ""
+    error: BrokerError | None = None
 
 
 @dataclass(frozen=True, slots=True)
