@@ -64,6 +64,7 @@ class EntryTiming:
     absence_lookups: int = 5
     absence_seconds: float = 3.0
     cancel_again: timedelta = timedelta(seconds=10)
+    unsent_pause: float = 0.5
 
 
 @dataclass(slots=True)
@@ -135,7 +136,14 @@ class EntryDesk:
         match result:
             case Accepted(order):
                 await self._told(entry, order)
-            case Unknown(reason):
+            case Unknown(reason=reason, sent=False):
+                # Not one byte left: nothing to look up, the same id goes out with the next call.
+                entry.sent = False
+                entry.not_before = time.monotonic() + self._timing.unsent_pause
+                self._log.warning("Entry not sent", client_order_id=entry.client_order_id, reason=reason)
+                if self._too_late(entry):
+                    await self._abandon(entry, f"never sent: {reason}")
+            case Unknown(reason=reason):
                 await self._unknown(entry, reason)
             case Refused(BrokerRefused() as error) if error.is_duplicate_client_order_id:
                 await self._unknown(entry, "the client order id is in use already: an order of ours exists")

@@ -17,6 +17,7 @@ from exitguard.core.records import Action, RecommendationRecord, RecommendationS
 
 MAX_TEXT = 200
 MAX_STRATEGY = 64
+SMALLEST_NUMBER, LARGEST_NUMBER = Decimal("0.0001"), Decimal(1_000_000_000)
 MAX_HOLD_MINUTES = 1_000_000
 # A level further away than this factor is in another unit: dollars of the underlying for an option, or a percentage.
 _STOCK_UNIT_FACTOR = Decimal(4)
@@ -159,6 +160,8 @@ def _number_problem(row: RecommendationRecord) -> str | None:
             return f"{name} must be a number, was {value}"
         if value <= 0:
             return f"{name} must be positive, was {value}"
+        if not SMALLEST_NUMBER <= value <= LARGEST_NUMBER:
+            return f"{name} must lie in {SMALLEST_NUMBER}..{LARGEST_NUMBER}, was {value:.3E}"
     if row.qty is not None and row.qty < 1:
         return f"qty must be at least one whole unit, was {row.qty}"
     if row.confidence is not None and not row.confidence.is_finite():
