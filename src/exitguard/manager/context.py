@@ -52,7 +52,7 @@ class AccountContext:
     next_position_id: int = 1
     account_number: str = ""
     orders_seen_at: datetime | None = None
-    stream_up: bool = False
+    stream_ready: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: asyncio.TaskGroup | None = None
     log: Any = field(default_factory=structlog.get_logger)
 
@@ -60,6 +60,11 @@ class AccountContext:
     def name(self) -> str:
         """The account's name."""
         return self.options.account_name
+
+    @property
+    def stream_up(self) -> bool:
+        """Whether the trade stream is authenticated and listening."""
+        return self.stream_ready.is_set()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run work under the account's task group: an exception that it does not handle stops the account, loudly."""

@@ -5,6 +5,7 @@ orders and activities are read. A failed query changes nothing; too many vanishe
 and ask (I11).
 """
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -14,7 +15,7 @@ from exitguard.core.marks import agree
 from exitguard.core.orders import BrokerPosition, Fill, OrderSide
 from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare
-from exitguard.core.records import AppendEvent, EventType, SetAside
+from exitguard.core.records import AppendEvent, CloseReason, EventType, SetAside
 from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.tracked import Tracked
@@ -24,6 +25,7 @@ STRIKES_UNTRACKED = 2
 STRIKES_GONE = 3
 # How far back fills are read for the true entry of an untracked position.
 ADOPTION_HISTORY = timedelta(days=90)
+_LAPSES = {"OPEXP": CloseReason.EXPIRED, "OPEXC": CloseReason.EXERCISED, "OPASN": CloseReason.ASSIGNED}
 
 
 class Reconciler:
@@ -75,7 +77,7 @@ class Reconciler:
                     self._context.alarms.raise_alarm(
                         f"unreadable:{position.symbol[:40]}",
                         "unreadable_position",
-                        f"the broker holds {position.symbol[:40]!r}, which is not a symbol that we know: watch it by hand",
+                        f"the broker holds {position.symbol[:40]!r}, a symbol that we cannot read: watch it by hand",
                         now,
                     )
                 continue
@@ -212,21 +214,52 @@ class Reconciler:
             )
             self._lifecycle.book_reconciled(tracked, fill, finding, now)
             return
+        if finding.kind is FindingKind.PHANTOM and await self._lapsed(tracked, now):
+            return
         confirmed = await context.broker.position(record.symbol)
         context.alarms.raise_alarm(
             f"unexplained:{record.id}",
             f"unexplained_{finding.kind.value}",
-            f"{record.symbol}: we hold {tracked.signed_qty}, the broker {confirmed.qty if confirmed else 0}, and no order"
-            " explains it: compare with the broker's activities",
+            f"{record.symbol}: we hold {tracked.signed_qty}, the broker {confirmed.qty if confirmed else 0}, and no"
+            " order explains it: compare with the broker's activities",
             now,
             record.id,
             ours=str(finding.ours),
             theirs=str(finding.theirs),
         )
 
+    async def _lapsed(self, tracked: Tracked, now: datetime) -> bool:
+        """Whether an activity shows that an option expired, was exercised or assigned; books it at 0 if so.
+
+        The option itself ends worthless to its holder: what it was worth is in the underlying's own position (OPTRD).
+        """
+        if tracked.expires_at is None or now < tracked.expires_at:
+            return False
+        record = tracked.record
+        for activity in await self._context.broker.activities(after=tracked.expires_at.date() - timedelta(days=1)):
+            reason = _LAPSES.get(activity.type)
+            if reason is None or activity.symbol != record.symbol:
+                continue
+            tracked.record = replace(record, close_reason=reason)
+            fill = Fill(
+                activity.id,
+                activity.id,
+                None,
+                record.symbol,
+                record.side.closing,
+                tracked.holding.qty,
+                Decimal(0),
+                tracked.expires_at,
+            )
+            self._lifecycle.book_reconciled(
+                tracked, fill, Finding(FindingKind.PHANTOM, record.symbol, tracked.signed_qty, Decimal(0)), now
+            )
+            await self._lifecycle.finish(tracked, now)
+            return True
+        return False
+
     def _implied_price(self, tracked: Tracked, theirs: BrokerPosition, extra: Decimal) -> Decimal:
-        """The price of the added part that makes our average the broker's; the broker's average where that is
-        absurd."""
+        """The price of the added part that makes our average the broker's; the broker's average if that is absurd."""
         total = abs(theirs.qty) * theirs.avg_entry_price
         implied = (total - tracked.holding.qty * tracked.holding.entry_price) / extra
         return implied if implied > 0 else theirs.avg_entry_price

@@ -1,0 +1,413 @@
+"""One account's manager: recovers what was begun, then follows streams, sweeps and requests until told to stop."""
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from exitguard.broker.port import (
+    BrokerError,
+    MarketData,
+    Priority,
+    StreamDown,
+    StreamUp,
+    TradeStream,
+    Unparsed,
+)
+from exitguard.core.instrument import InvalidSymbol, parse_instrument
+from exitguard.core.orders import BrokerOrder, Fill, TradeUpdate
+from exitguard.core.position import fold
+from exitguard.core.records import (
+    AppendEvent,
+    CloseReason,
+    CommandRecord,
+    CommandVerb,
+    EventType,
+    ExecutionRecord,
+    FinishCommand,
+    Heartbeat,
+    IntentPurpose,
+    IntentRecord,
+    IntentStatus,
+    LedgerState,
+    PositionRecord,
+    PositionStatus,
+    PutIntent,
+    SetAside,
+)
+from exitguard.manager.closer import Closer
+from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.lifecycle import Lifecycle
+from exitguard.manager.orders import intent_status
+from exitguard.manager.reconciler import Reconciler
+from exitguard.manager.restorer import Restorer
+from exitguard.manager.tracked import Tracked
+from exitguard.manager.watcher import Watcher
+from exitguard.store.port import StoreUnavailable
+
+# Look-ups of an intent that a crash left open, before its absence counts as proven.
+RECOVERY_LOOKUPS = 3
+STREAM_ALARM_SECONDS = 60
+
+
+class AccountManager:
+    """The actor of one account. All its state lives in `AccountContext`; it runs on one event loop."""
+
+    def __init__(self, context: AccountContext, trade_stream: TradeStream, market_data: MarketData) -> None:
+        self.context = context
+        self._trade_stream = trade_stream
+        self._market_data = market_data
+        self._lifecycle = Lifecycle(context)
+        self._closer = Closer(context, self._lifecycle)
+        self._restorer = Restorer(context, self._lifecycle)
+        self.watcher = Watcher(context, self._closer, self._restorer)
+        self.reconciler = Reconciler(context, self._lifecycle)
+        self._poll_wanted = asyncio.Event()
+        self._polling = asyncio.Lock()
+        self._watched: frozenset[str] = frozenset()
+        self._down_since: datetime | None = None
+
+    # Starting ---------------------------------------------------------------------------------------------------
+
+    def restore(self, state: LedgerState) -> None:
+        """Take over positions, tallies and alarms that an earlier process left. Nothing is asked or sent yet."""
+        context = self.context
+        context.next_position_id = state.next_position_id
+        context.alarms.restore(state.active_alarms)
+        for record in state.positions:
+            self._restore_position(record, state.fills.get(record.id, ()))
+
+    async def recover(self, state: LedgerState) -> None:
+        """Resolve orders without a proven end, reconcile, and go on with every close that was begun.
+
+        Raises BrokerError: without the broker's word nothing may be assumed, so the start is tried again.
+        """
+        begun = {i.position_id: i for i in state.live_intents if i.purpose is IntentPurpose.CLOSE}
+        for intent in state.live_intents:
+            if intent.purpose in (IntentPurpose.REDUCE, IntentPurpose.RESTORE):
+                await self._recover_intent(intent)
+        await self.poll(patient=False)
+        for tracked in list(self.context.positions.values()):
+            if tracked.record.status is PositionStatus.CLOSING:
+                self._closer.resume(tracked, begun.get(tracked.record.id))
+
+    def _restore_position(self, record: PositionRecord, fills: tuple[Fill, ...]) -> None:
+        context = self.context
+        instrument = parse_instrument(record.symbol)
+        holding = fold(instrument, record.side, fills)
+        policy = context.options.select_policy(record.strategy_type, instrument)
+        tracked = Tracked(record, holding, policy, context.expiry_moment(instrument))
+        tracked.refresh_from_holding()
+        for fill in fills:
+            tally = context.tallies.setdefault(fill.order_id, Tally())
+            tally.qty += fill.qty
+            tally.value += fill.qty * fill.price
+        context.add(tracked)
+
+    async def _recover_intent(self, intent: IntentRecord) -> None:
+        """Find out what became of a reduction or a restoration; what still works is taken back, and looked at anew."""
+        context = self.context
+        order: BrokerOrder | None = None
+        for lookup in range(RECOVERY_LOOKUPS):
+            order = await context.broker.order_by_client_id(intent.client_order_id)
+            if order is not None:
+                break
+            await asyncio.sleep(0.2 * (lookup + 1))
+        now = context.clock.now()
+        if order is None:
+            gone = replace(intent, status=IntentStatus.REJECTED, detail="never arrived")
+            context.ledger.post(PutIntent(gone))
+            return
+        self._lifecycle.apply_order(order, None, now, "orders")
+        if order.is_open and intent.purpose is IntentPurpose.REDUCE:
+            await context.broker.cancel(order.id, Priority.EXIT)
+        known = replace(intent, status=intent_status(order.status), broker_order_id=order.id)
+        context.ledger.post(PutIntent(known))
+
+    # Streams ----------------------------------------------------------------------------------------------------
+
+    async def follow_trades(self) -> None:
+        """Fold every trade update; repair over REST after each (re)connection."""
+        async for event in self._trade_stream.events():
+            now = self.context.clock.now()
+            match event:
+                case TradeUpdate():
+                    self._on_trade_update(event)
+                case StreamUp():
+                    self.context.stream_ready.set()
+                    self._down_since = None
+                    self.context.alarms.clear("trade_stream", now)
+                    self.request_poll()
+                case StreamDown():
+                    self.context.stream_ready.clear()
+                    self._down_since = self._down_since or now
+                    self.context.log.warning("trade stream down", reason=event.reason)
+                case Unparsed():
+                    self.context.log.warning("trade stream message set aside", reason=event.reason)
+                    self.context.ledger.post(
+                        SetAside("trade_update", event.reason[:500], {"raw": event.raw[:4000]}, now)
+                    )
+
+    def _on_trade_update(self, update: TradeUpdate) -> None:
+        context = self.context
+        context.clock.observe(update.at, authoritative=False)
+        now = context.clock.now()
+        try:
+            parse_instrument(update.order.symbol)
+        except InvalidSymbol as error:
+            context.ledger.post(SetAside("trade_update", str(error), {"raw": str(update.order.raw)[:4000]}, now))
+            return
+        touched = self._lifecycle.apply_order(update.order, update.fill, now, "stream")
+        if not touched and update.order.filled_qty > 0:
+            self.request_poll()  # a fill of something that we do not manage yet: find out what it is
+        for tracked in touched:
+            if tracked.holding.is_flat and tracked.closer is None:
+                context.spawn(self._lifecycle.finish(tracked, now), f"finish {tracked.record.id}")
+                continue
+            marks = context.marks.get(tracked.record.symbol)
+            if marks is not None:
+                self.watcher.look(marks, now)
+
+    async def follow_market(self) -> None:
+        """Take quotes in; a stream that is down shows as blindness, and REST is asked in every sweep."""
+        await self._market_data.run(self.watcher.on_ticks, self._on_market_status)
+
+    def _on_market_status(self, status: StreamUp | StreamDown) -> None:
+        if isinstance(status, StreamDown):
+            self.context.log.warning("market data stream down", reason=status.reason)
+        else:
+            self.context.log.info("market data stream up")
+
+    def _watch_symbols(self) -> None:
+        wanted = frozenset(self.context.marks.symbols)
+        if wanted != self._watched:
+            self._watched = wanted
+            self._market_data.watch(wanted)
+
+    # Polling ----------------------------------------------------------------------------------------------------
+
+    def request_poll(self) -> None:
+        """Ask for a look at the broker soon."""
+        self._poll_wanted.set()
+
+    async def follow_broker(self) -> None:
+        """Look at the broker when asked, and on a real clock every few seconds."""
+        context = self.context
+        rhythm = None if context.options.stepped else context.options.poll_seconds
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._poll_wanted.wait(), rhythm)
+            self._poll_wanted.clear()
+            await self.refresh()
+
+    async def poll_safely(self) -> bool:
+        """Poll; a failure is said, alarmed and counted as nothing known."""
+        context = self.context
+        try:
+            await self.poll()
+        except BrokerError as error:
+            now = context.clock.now()
+            context.log.warning("broker poll failed", reason=str(error))
+            context.alarms.raise_alarm("broker", "broker_unreachable", f"the broker does not answer: {error}", now)
+            return False
+        context.alarms.clear("broker", context.clock.now())
+        return True
+
+    async def poll(self, *, patient: bool = True) -> None:
+        """Discover new entries, reconcile, close the books of what ended."""
+        async with self._polling:
+            await self._discover()
+            await self.reconciler.poll(patient=patient)
+            now = self.context.clock.now()
+            for tracked in list(self.context.positions.values()):
+                if tracked.holding.is_flat and tracked.closer is None:
+                    await self._lifecycle.finish(tracked, now)
+            self._watch_symbols()
+
+    async def _discover(self) -> None:
+        """Turn filled entries of `dispatch_executions` into positions; a bad row does not stop its neighbours (F60)."""
+        context = self.context
+        for execution in await context.ledger.store.unlinked_executions():
+            try:
+                order = await self._entry_order(execution)
+                if order is not None and order.filled_qty > 0:
+                    self._lifecycle.open_from_execution(execution, order, context.clock.now())
+            except (InvalidSymbol, ValueError) as error:
+                context.log.error("execution set aside", execution=str(execution.execution_id), reason=str(error))
+                context.ledger.post(
+                    SetAside(
+                        "execution",
+                        str(error)[:500],
+                        {"execution_id": str(execution.execution_id), "symbol": execution.symbol},
+                        context.clock.now(),
+                    )
+                )
+        await context.ledger.commit()
+
+    async def _entry_order(self, execution: ExecutionRecord) -> BrokerOrder | None:
+        broker = self.context.broker
+        if execution.broker_order_id is not None:
+            return await broker.order(execution.broker_order_id)
+        return await broker.order_by_client_id(execution.client_order_id)
+
+    # Sweeping ---------------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Learn what is new outside: requests of people, the broker's orders and positions, quotes for the blind."""
+        await self.take_commands()
+        await self.poll_safely()
+        await self._quotes_for_the_blind()
+        self._watch_streams()
+
+    async def sweep(self) -> None:
+        """Once a minute: evaluate everything, write all marks in one statement, beat the heart.
+
+        On a real clock nothing here waits for the broker; a stepped venue is asked first, so that a minute of its time
+        is complete when the heartbeat says so.
+        """
+        context = self.context
+        if context.options.stepped:
+            await self.refresh()
+        now = context.clock.now()
+        marks = self.watcher.sweep(now)
+        context.log.info(f"Found {len(marks)} open position(s)", open=len(marks))
+        try:
+            await context.ledger.commit()
+            if marks:
+                await context.ledger.store.write_marks(marks, context.ledger.epoch)
+            await context.ledger.store.beat(self._heartbeat(now), context.ledger.epoch)
+        except StoreUnavailable as error:
+            context.log.error("marks and heartbeat not written", reason=str(error))
+
+    def _heartbeat(self, now: datetime) -> Heartbeat:
+        context = self.context
+        closing = sum(1 for t in context.positions.values() if t.is_closing)
+        return Heartbeat(
+            account_name=context.name,
+            component="manager",
+            build=context.options.build,
+            policy_hash=context.options.policy_hash,
+            config_hash=context.options.config_hash,
+            broker_account_number=context.account_number,
+            venue_time=now,
+            open_positions=len(context.positions),
+            closing_positions=closing,
+            details={
+                "stream_up": context.stream_up,
+                "alarms": sorted(context.alarms.active)[:100],
+                "blind": sum(1 for t in context.positions.values() if t.blind_since is not None),
+                "refused_changes": context.ledger.refused,
+            },
+        )
+
+    async def _quotes_for_the_blind(self) -> None:
+        context, now = self.context, self.context.clock.now()
+        symbols = {
+            tracked.record.symbol
+            for tracked in context.positions.values()
+            if tracked.blind_since is not None or self._is_old(tracked, now)
+        }
+        if not symbols:
+            return
+        try:
+            quotes = await context.broker.latest_quotes(symbols)
+        except BrokerError as error:
+            context.log.warning("quotes over REST failed", reason=str(error), symbols=len(symbols))
+            return
+        for symbol, quote in quotes.items():
+            marks = context.marks.get(symbol)
+            if marks is not None:
+                marks.set_quote(quote)
+
+    def _is_old(self, tracked: Tracked, now: datetime) -> bool:
+        marks = self.context.marks.get(tracked.record.symbol)
+        quote = marks.quote if marks is not None else None
+        return quote is None or now - quote.at > timedelta(seconds=tracked.policy.max_quote_age_seconds)
+
+    def _watch_streams(self) -> None:
+        context, now = self.context, self.context.clock.now()
+        if self._down_since is not None and now - self._down_since >= timedelta(seconds=STREAM_ALARM_SECONDS):
+            context.alarms.raise_alarm(
+                "trade_stream",
+                "trade_stream_down",
+                f"no trade updates since {self._down_since:%H:%M:%S} UTC; orders are followed over REST",
+                now,
+            )
+
+    async def follow_sweeps(self) -> None:
+        """Sweep at every minute of the venue's clock, and look once more at every deadline in between."""
+        context = self.context
+        while True:
+            await self.sweep()
+            context.log.info("Sleeping for 1 minute until next check...")
+            now = context.clock.now()
+            next_minute = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
+            while (deadline := self.watcher.next_deadline(context.clock.now())) is not None and deadline < next_minute:
+                await context.clock.sleep_until(deadline)
+                self.watcher.sweep(context.clock.now())
+            await context.clock.sleep_until(next_minute)
+
+    # Requests of people -----------------------------------------------------------------------------------------
+
+    async def follow_commands(self) -> None:
+        """Answer requests as soon as they are inserted."""
+        async for channel in self.context.ledger.store.notifications():
+            if channel == "commands":
+                await self.take_commands()
+            else:
+                self.request_poll()
+
+    async def take_commands(self) -> None:
+        """Read requests and let `evaluate` act on them."""
+        context = self.context
+        try:
+            commands = await context.ledger.store.pending_commands()
+        except StoreUnavailable as error:
+            context.log.error("requests cannot be read", reason=str(error))
+            return
+        for command in commands:
+            self._take(command)
+
+    def _take(self, command: CommandRecord) -> None:
+        context, now = self.context, self.context.clock.now()
+        chosen = [t for t in context.positions.values() if _concerns(command, t)]
+        if not chosen:
+            what = command.symbol or command.position_id or "any position"
+            context.ledger.post(FinishCommand(command.id, False, f"no open position matches {what}", now))
+            return
+        kill = command.verb is CommandVerb.KILL_SWITCH
+        if any(command.id in tracked.command_ids for tracked in chosen):
+            return
+        for tracked in chosen:
+            tracked.command = CloseReason.KILL_SWITCH if kill else CloseReason.MANUAL_CLOSE
+            context.ledger.post(
+                AppendEvent(
+                    EventType.COMMAND,
+                    now,
+                    {"verb": command.verb, "requested_by": command.requested_by, "command": command.id},
+                    tracked.record.id,
+                )
+            )
+            marks = context.marks.get(tracked.record.symbol)
+            if marks is not None:
+                self.watcher.look(marks, now)
+        # Answered when the last of them is closed.
+        chosen[-1].command_ids.append(command.id)
+
+    # Ending -----------------------------------------------------------------------------------------------------
+
+    async def wait_for_closes(self, seconds: float) -> bool:
+        """Wait until no close is under way, at most `seconds` of real time; returns whether that came true."""
+        running = [t.closer for t in self.context.positions.values() if t.closer is not None]
+        if not running:
+            return True
+        _, pending = await asyncio.wait(running, timeout=seconds)
+        return not pending
+
+
+def _concerns(command: CommandRecord, tracked: Tracked) -> bool:
+    if command.position_id is not None:
+        return tracked.record.id == command.position_id
+    if command.symbol is not None:
+        return command.symbol in (tracked.record.symbol, tracked.record.ticker)
+    return True

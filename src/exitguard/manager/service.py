@@ -1,0 +1,199 @@
+"""Runs one account's manager as a process does: identity, lease, recovery, loops, orderly end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TypeVar
+
+import structlog
+
+from exitguard.broker.clock import Clock, RealClock
+from exitguard.broker.port import (
+    Broker,
+    BrokerRateLimited,
+    BrokerUnauthorised,
+    BrokerUnavailable,
+    MarketData,
+    TradeStream,
+)
+from exitguard.core.orders import BrokerAccount
+from exitguard.core.records import AppendEvent, EventType
+from exitguard.core.session import SessionCalendar, table_calendar
+from exitguard.manager.account import AccountManager
+from exitguard.manager.alarms import Alarms
+from exitguard.manager.context import AccountContext
+from exitguard.manager.ledger import Ledger
+from exitguard.manager.options import ManagerOptions
+from exitguard.store.port import AccountMismatch, AccountStore, Lease
+
+T = TypeVar("T")
+START_TRIES = 5
+ONCE_WAIT_SECONDS = 60.0
+STOP_WAIT_SECONDS = 3.0
+CALENDAR_BACK = timedelta(days=14)
+CALENDAR_AHEAD = timedelta(days=90)
+STREAM_READY_SECONDS = 10.0
+
+
+async def run_manager(
+    options: ManagerOptions,
+    store: AccountStore,
+    broker: Broker,
+    trade_stream: TradeStream,
+    market_data: MarketData,
+    clock: Clock,
+    *,
+    stop: asyncio.Event,
+) -> None:
+    """Manage one account until `stop` is set (or for one cycle).
+
+    Raises BrokerUnauthorised and AccountMismatch for wrong keys, LeaseHeld when another process manages the account,
+    LeaseLost when one took over, BrokerError and StoreError when the start cannot be completed.
+    """
+    log = structlog.get_logger().bind(account=options.account_name, build=options.build)
+    log.info("Position Manager starting", mode=options.mode, policy_hash=options.policy_hash, holder=options.holder)
+    log.info(f"Managing positions for account: {options.account_name}", tier=options.tier)
+    account = await _patiently(broker.account, log)
+    _check_identity(options, account)
+    await store.bind_account_number(account.account_number, options.tier, options.mode)
+    calendar = await _patiently(lambda: _calendar(broker, clock), log)
+    ledger = Ledger(store, clock)
+    alarms = Alarms(ledger, options.account_name)
+    context = AccountContext(options, broker, clock, ledger, alarms, calendar)
+    context.account_number, context.log = account.account_number, log
+    lease = await store.acquire_lease(options.holder, options.lease_ttl)
+    ledger.epoch = lease.epoch
+    manager = AccountManager(context, trade_stream, market_data)
+    try:
+        await _manage(manager, lease, stop)
+    except BaseExceptionGroup as group:
+        # The first failure is the cause; the others are its consequences and are in the log.
+        for error in group.exceptions[1:]:
+            log.error("account stopped, also failed", reason=repr(error))
+        raise group.exceptions[0] from group
+    finally:
+        await store.release_lease(lease)
+        log.info("Position Manager completed")
+
+
+def _check_identity(options: ManagerOptions, account: BrokerAccount) -> None:
+    expected = options.expected_account_number
+    if expected is not None and expected != account.account_number:
+        raise AccountMismatch(
+            f"account {options.account_name}: the keys belong to broker account {account.account_number}, the"
+            f" configuration expects {expected}: check key and secret of this account"
+        )
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]], log: structlog.stdlib.BoundLogger) -> T:
+    """Ask at the start, a few times when nobody answers; a refusal is final."""
+    for attempt in range(1, START_TRIES + 1):
+        try:
+            return await ask()
+        except (BrokerUnavailable, BrokerRateLimited) as error:
+            if attempt == START_TRIES:
+                raise
+            log.warning("broker does not answer, trying again", reason=str(error), attempt=attempt)
+            await asyncio.sleep(min(8.0, 0.5 * 2.0**attempt))
+        except BrokerUnauthorised:
+            raise
+    raise AssertionError("unreachable")
+
+
+async def _calendar(broker: Broker, clock: Clock) -> SessionCalendar:
+    """The shipped table, overruled by the broker's calendar where that speaks."""
+    venue = await broker.clock()
+    clock.observe(venue.now, authoritative=True)
+    today = venue.now.date()
+    first, last = today - CALENDAR_BACK, today + CALENDAR_AHEAD
+    theirs = await broker.calendar(first, last)
+    table = table_calendar()
+    sessions = {s.day: s for s in table.between(table.first_day, table.last_day) if not first <= s.day <= last}
+    sessions.update({s.day: s for s in theirs})
+    return SessionCalendar(sessions.values())
+
+
+async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) -> None:
+    context = manager.context
+    state = await context.ledger.store.load()
+    now = context.clock.now()
+    async with asyncio.TaskGroup() as tasks:
+        context.tasks = tasks
+        loops = [tasks.create_task(context.ledger.run(), name="ledger"), tasks.create_task(_renew(context, lease))]
+        manager.restore(state)
+        options = context.options
+        context.ledger.post(
+            AppendEvent(
+                EventType.MANAGER_STARTED,
+                now,
+                {
+                    "build": options.build,
+                    "policy_hash": options.policy_hash,
+                    "config_hash": options.config_hash,
+                    "broker_account_number": context.account_number,
+                    "open_positions": len(state.positions),
+                    "epoch": lease.epoch,
+                },
+            )
+        )
+        loops.append(tasks.create_task(manager.follow_trades(), name="trade stream"))
+        loops.append(tasks.create_task(manager.follow_market(), name="market data"))
+        await _stream_ready(context)
+        await _patiently(lambda: manager.recover(state), context.log)
+        if options.once:
+            await manager.refresh()
+            await manager.sweep()
+            await manager.wait_for_closes(ONCE_WAIT_SECONDS)
+            await manager.sweep()
+        else:
+            loops += [
+                tasks.create_task(manager.follow_broker(), name="broker polls"),
+                tasks.create_task(manager.follow_sweeps(), name="sweeps"),
+                tasks.create_task(manager.follow_commands(), name="requests"),
+                tasks.create_task(_follow_skew(context), name="clock skew"),
+            ]
+            await stop.wait()
+            context.log.info("stopping: closes that do not end in time are resumed at the next start")
+            await manager.wait_for_closes(STOP_WAIT_SECONDS)
+        for task in loops:
+            task.cancel()
+        for tracked in context.positions.values():
+            for work in (tracked.closer, tracked.restorer):
+                if work is not None:
+                    work.cancel()
+    context.ledger.post(AppendEvent(EventType.MANAGER_STOPPED, context.clock.now(), {"build": context.options.build}))
+    await context.ledger.commit()
+
+
+async def _stream_ready(context: AccountContext) -> None:
+    """Give the trade stream a moment, so that nothing falls between the first poll and the first message."""
+    try:
+        await asyncio.wait_for(context.stream_ready.wait(), STREAM_READY_SECONDS)
+    except TimeoutError:
+        context.log.warning("trade stream not ready, starting on REST alone", waited_seconds=STREAM_READY_SECONDS)
+
+
+async def _renew(context: AccountContext, lease: Lease) -> None:
+    """Renew the lease at a third of its life; LeaseLost ends the account's manager at once."""
+    while True:
+        await asyncio.sleep(context.options.lease_ttl.total_seconds() / 3)
+        lease = await context.ledger.store.renew_lease(lease, context.options.lease_ttl)
+
+
+async def _follow_skew(context: AccountContext) -> None:
+    """Tell when the machine's clock and the venue's disagree; decisions follow the venue's."""
+    clock = context.clock
+    if not isinstance(clock, RealClock):
+        return
+    while True:
+        now = clock.now()
+        if abs(clock.skew) > context.options.skew_alarm:
+            context.alarms.raise_alarm(
+                "clock_skew",
+                "clock_skew",
+                f"this machine's clock is {-clock.skew.total_seconds():+.1f} s off the venue's: set it",
+                now,
+            )
+        else:
+            context.alarms.clear("clock_skew", now)
+        await asyncio.sleep(30.0)
