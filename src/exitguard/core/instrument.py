@@ -17,8 +17,10 @@ OPTION_MULTIPLIER = 100
 # Largest plausible symbol; text from outside is bounded before it is looked at.
 MAX_SYMBOL_LENGTH = 32
 
-_OCC = re.compile(r"^(?P<root>[A-Z]{1,6}[0-9]?)(?P<ymd>[0-9]{6})(?P<right>[CP])(?P<strike>[0-9]{8})$")
-_STOCK = re.compile(r"^[A-Z]{1,6}([./][A-Z]{1,4})?$")
+# A root has at most six characters, the digit of an adjusted contract included; OSI pads it with spaces to six.
+_OCC = re.compile(r"(?P<root>[A-Z]{1,6}|[A-Z]{1,5}[0-9]) {0,5}(?P<ymd>[0-9]{6})(?P<right>[CP])(?P<strike>[0-9]{8})")
+_ROOT = re.compile(r"[A-Z]{1,6}|[A-Z]{1,5}[0-9]")
+_STOCK = re.compile(r"[A-Z]{1,6}([./][A-Z]{1,4})?")
 
 # OCC roots drop the dot of a share class, and index weeklies have roots of their own.
 _UNDERLYING_OF_ROOT = {
@@ -90,11 +92,10 @@ def parse_instrument(symbol: str) -> Instrument:
     """
     if not isinstance(symbol, str) or not symbol or len(symbol) > MAX_SYMBOL_LENGTH:
         raise InvalidSymbol(f"symbol must be 1 to {MAX_SYMBOL_LENGTH} characters, was {str(symbol)[:40]!r}")
-    compact = symbol.replace(" ", "")
-    match = _OCC.match(compact)
+    match = _OCC.fullmatch(symbol)
     if match is not None:
-        return _option(symbol, compact, match)
-    if _STOCK.match(symbol):
+        return _option(symbol, symbol.replace(" ", ""), match)
+    if _STOCK.fullmatch(symbol):
         name = symbol.replace("/", ".")
         return Instrument(name, name, InstrumentType.STOCK)
     raise InvalidSymbol(
@@ -122,21 +123,23 @@ def format_occ(root: str, expiry: date, kind: InstrumentType, strike: Decimal) -
     """Build the OCC symbol of a contract; `strike` in dollars with at most three decimals."""
     if kind is InstrumentType.STOCK:
         raise InvalidSymbol("an OCC symbol needs CALL or PUT, was STOCK")
+    if _ROOT.fullmatch(root) is None:
+        raise InvalidSymbol(f"an OCC root has 1 to 6 capital letters, the last may be a digit, was {root[:40]!r}")
     thousandths = strike.scaleb(3)
     if thousandths != thousandths.to_integral_value() or not 0 < thousandths < 10**8:
         raise InvalidSymbol(f"strike must be positive with at most 3 decimals, was {strike}")
     return f"{root}{expiry:%y%m%d}{kind.value[0]}{int(thousandths):08d}"
 
 
-def price_tick(price: Decimal) -> Decimal:
-    """Smallest price step at `price`: 0.01 from one dollar up, 0.0001 below (SEC Rule 612; F7)."""
-    return Decimal("0.01") if abs(price) >= 1 else Decimal("0.0001")
+def price_tick(price: Decimal, *, is_option: bool = False) -> Decimal:
+    """Smallest price step at `price`: 0.01 from one dollar up, 0.0001 below (SEC Rule 612; F7).
 
-
-def round_to_tick(price: Decimal, *, up: bool) -> Decimal:
-    """Round a limit price to a legal tick, toward the more (`up`) or less expensive side.
-
-    Options use 0.01 at every level here: Alpaca accepts penny prices for all listed contracts.
+    Options use 0.01 at every level: Alpaca accepts penny prices for all listed contracts.
     """
+    return Decimal("0.01") if is_option or abs(price) >= 1 else Decimal("0.0001")
+
+
+def round_to_tick(price: Decimal, *, up: bool, is_option: bool = False) -> Decimal:
+    """Round a limit price to a legal tick, toward the more (`up`) or less expensive side."""
     rounding = "ROUND_CEILING" if up else "ROUND_FLOOR"
-    return price.quantize(price_tick(price), rounding=rounding)
+    return price.quantize(price_tick(price, is_option=is_option), rounding=rounding)
