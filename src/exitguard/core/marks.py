@@ -25,14 +25,15 @@ class QuoteView:
         """The price that rules compare, dollars a share; None when the quote is not usable.
 
         BID means the price at which the position could be left: the bid for a long, the ask for a short.
-        LAST falls back to the mid where the quote carries no trade.
+        LAST falls back to the mid where the quote carries no trade, or none with a price.
         """
         if not self.usable or self.quote is None:
             return None
         if basis is PriceBasis.BID:
             return self.quote.bid if side is PositionSide.LONG else self.quote.ask
-        if basis is PriceBasis.LAST and self.quote.last is not None:
-            return self.quote.last
+        last = self.quote.last
+        if basis is PriceBasis.LAST and last is not None and last.is_finite() and last > 0:
+            return last
         return self.quote.mid
 
 
@@ -57,8 +58,9 @@ def judge(
     if state is QuoteState.LIVE:
         return QuoteView(quote, state, True), WideStreak()
     if state is not QuoteState.WIDE or quote is None:
-        # A stale or absent look does not end a streak: only another quote can.
-        return QuoteView(quote, state, False), streak if state is QuoteState.STALE else WideStreak()
+        # A look without a new quote does not end a streak: only another quote can.
+        unbroken = quote is None or state is QuoteState.STALE
+        return QuoteView(quote, state, False), streak if unbroken else WideStreak()
     since = quote.at if streak.since is None else streak.since
     confirmed = quote.at - since >= timedelta(seconds=policy.wide_confirm_seconds)
     agrees = broker_mark is not None and agree(quote.mid, broker_mark, policy.mark_divergence_percent)
@@ -67,4 +69,4 @@ def judge(
 
 def agree(mark: Decimal, broker_mark: Decimal, percent: Decimal) -> bool:
     """Whether two prices differ by at most `percent` % of the broker's."""
-    return broker_mark > 0 and abs(mark - broker_mark) <= broker_mark * percent / 100
+    return broker_mark.is_finite() and broker_mark > 0 and abs(mark - broker_mark) <= broker_mark * percent / 100
