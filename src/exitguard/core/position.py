@@ -101,7 +101,7 @@ def apply_fill(holding: Holding, fill: Fill) -> Holding:
         return holding
     if fill.symbol != holding.instrument.symbol:
         raise ValueError(f"fill of {fill.symbol} offered to a holding of {holding.instrument.symbol}")
-    if not (fill.qty > 0 and fill.price >= 0):
+    if not (fill.qty.is_finite() and fill.price.is_finite() and fill.qty > 0 and fill.price >= 0):
         raise ValueError(f"fill {fill.execution_id} must have qty > 0 and price >= 0, was {fill.qty} at {fill.price}")
     seen = holding.seen | {fill.execution_id}
     last_fill_at = fill.at if holding.last_fill_at is None else max(holding.last_fill_at, fill.at)
