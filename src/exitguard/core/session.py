@@ -109,7 +109,14 @@ class SessionCalendar:
         raise InvalidInput(f"calendar ends on {self.last_day}, asked for what follows {now:%Y-%m-%d}: refresh it")
 
     def session_on_or_before(self, day: date) -> Session:
-        """The last session that is not after `day`: an option that expires on a holiday stops trading before it."""
+        """The last session that is not after `day`: an option that expires on a holiday stops trading before it.
+
+        Beyond the calendar's end a regular session is assumed on `day`, or on the Friday before a weekend: an expiry
+        that far away must not be taken for the calendar's last day. Holidays show when the calendar is refreshed.
+        """
+        if day > self.last_day:
+            weekday = day - timedelta(days=max(0, day.weekday() - 4))
+            return make_session(weekday) if weekday > self.last_day else self._sessions[-1]
         index = bisect_left(self._days, day + timedelta(days=1)) - 1
         if index < 0:
             raise InvalidInput(f"calendar starts on {self.first_day}, asked for {day}")
