@@ -150,6 +150,9 @@ DEFAULT_POLICY = Policy()
 
 def validate_policy(policy: Policy) -> list[str]:
     """List every contradiction in a policy, in words; an empty list means that it is sound."""
+    problems = _non_finite(policy, "")
+    if problems:
+        return problems  # nothing can be compared with NaN
     problems = [*_level_problems(policy.stocks, "stocks"), *_level_problems(policy.options, "options")]
     if policy.stocks.catastrophic_stop_percent is not None:
         problems.append("stocks.catastrophic_stop_percent: the catastrophic stop applies to options only")
@@ -162,6 +165,12 @@ def validate_policy(policy: Policy) -> list[str]:
     for low, high in pairwise(steps):
         if not (low.from_percent < high.from_percent and low.keep_percent <= high.keep_percent):
             problems.append(f"trail_steps: must rise, was {_pair(low)} before {_pair(high)}")
+    if policy.overnight and not policy.overnight_windows:
+        problems.append("overnight_windows: the overnight rule is on but has no windows")
+    if policy.theta_near_days > policy.theta_far_days or policy.theta_near_percent < policy.theta_far_percent:
+        problems.append(
+            "theta_near_days, theta_far_days: the nearer expiry must demand at least as much as the farther"
+        )
     if policy.breakeven_arm_percent <= 0:
         problems.append(f"breakeven_arm_percent: must be > 0, was {policy.breakeven_arm_percent}")
     if not 0 < policy.profit_scaling_share_percent < 100:
@@ -178,6 +187,17 @@ def validate_policy(policy: Policy) -> list[str]:
     problems += _window_problems(policy)
     problems += _range_problems(policy)
     return problems
+
+
+def _non_finite(value: Any, where: str) -> list[str]:
+    if dataclasses.is_dataclass(value):
+        fields = [f.name for f in dataclasses.fields(value)]
+        return [p for name in fields for p in _non_finite(getattr(value, name), f"{where}.{name}" if where else name)]
+    if isinstance(value, tuple):
+        return [p for index, v in enumerate(value) for p in _non_finite(v, f"{where}[{index}]")]
+    if isinstance(value, Decimal) and not value.is_finite():
+        return [f"{where}: must be a number, was {value}"]
+    return []
 
 
 def _pair(step: TrailStep) -> str:
@@ -207,10 +227,16 @@ def _window_problems(policy: Policy) -> list[str]:
                 f"overnight_windows: minutes_before_close must lie in 1..{shortest_session} (inside the shortest"
                 f" session), was {window.minutes_before_close}"
             )
+        if window.max_position_dollars is not None and window.max_position_dollars <= 0:
+            problems.append(f"overnight_windows: max_position_dollars must be > 0, was {window.max_position_dollars}")
     for earlier, later in pairwise(windows):
         if later.minutes_before_close >= earlier.minutes_before_close:
             problems.append("overnight_windows: must come nearer to the close one after another")
-        if later.min_pnl_percent < earlier.min_pnl_percent or later.min_days_to_expiry < earlier.min_days_to_expiry:
+        if (
+            later.min_pnl_percent < earlier.min_pnl_percent
+            or later.min_days_to_expiry < earlier.min_days_to_expiry
+            or _dollars_allowed(later) > _dollars_allowed(earlier)
+        ):
             problems.append("overnight_windows: demands must become stricter toward the close")
     if not 0 < policy.day_trade_minutes_before_close <= shortest_session:
         problems.append(
@@ -218,6 +244,10 @@ def _window_problems(policy: Policy) -> list[str]:
             f" {policy.day_trade_minutes_before_close}"
         )
     return problems
+
+
+def _dollars_allowed(window: OvernightWindow) -> Decimal:
+    return Decimal("Infinity") if window.max_position_dollars is None else window.max_position_dollars
 
 
 def _range_problems(policy: Policy) -> list[str]:
@@ -235,6 +265,12 @@ def _range_problems(policy: Policy) -> list[str]:
         "theta_far_days": (0, 60),
     }
     problems = []
+    for alarm in dataclasses.fields(policy.alarms):
+        seconds = getattr(policy.alarms, alarm.name)
+        if not 1 <= seconds <= 3600:
+            problems.append(f"alarms.{alarm.name}: must lie in 1..3600, was {seconds}")
+    if policy.adaptive_steps * policy.adaptive_step_seconds >= policy.close_deadline_seconds:
+        problems.append("adaptive_steps x adaptive_step_seconds: must end before close_deadline_seconds")
     for name, (low, high) in bounds.items():
         value = getattr(policy, name)
         if not low <= value <= high:
@@ -258,10 +294,10 @@ def policy_body(policy: Policy) -> dict[str, Any]:
         if isinstance(value, tuple):
             return [plain(v) for v in value]
         if isinstance(value, Decimal):
-            return str(value.normalize() + 0)
+            return str(value.normalize() + 0) if value.is_finite() else str(value)
         if isinstance(value, time):
-            return f"{value:%H:%M}"
-        return value
+            return value.isoformat("auto" if value.second or value.microsecond else "minutes")
+        return value.value if isinstance(value, StrEnum) else value
 
     body: dict[str, Any] = plain(policy)
     return body
