@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 from exitguard.core.instrument import Instrument
 from exitguard.core.marks import QuoteView
@@ -83,9 +83,9 @@ class RuleHit:
 class Decision:
     """The outcome of one evaluation.
 
-    `hits` are all rules that were true, winner first. For a hold, `held` is the rule that the minimum hold keeps back
-    ("Too early to exit"). `pending`: the rule acts as soon as the venue would take an order. `blind`: no price rule
-    could be looked at. `price` and `pnl` are the mark's, None when blind.
+    `hits` are all rules that were true, winner first. For a hold or a restoration, `held` is the rule that the minimum
+    hold keeps back ("Too early to exit"). `pending`: the rule acts as soon as the venue would take an order. `blind`:
+    no price rule could be looked at. `price` and `pnl` are the mark's, None when blind.
     """
 
     action: Action
@@ -157,20 +157,29 @@ def effective_stop(position: Watched, policy: Policy) -> Decimal | None:
     """
     level = position.stop_loss
     sign = position.side.sign
-    if level is not None and level > 0 and (position.entry_price - level) * sign > 0:
+    if _is_price(level) and (position.entry_price - level) * sign > 0:
         return level
-    percent = policy.levels(position.instrument.is_option).stop_loss_percent
-    return None if percent is None else position.entry_price * (1 + sign * percent / 100)
+    return _percent_level(position, policy.levels(position.instrument.is_option).stop_loss_percent)
 
 
 def effective_target(position: Watched, policy: Policy) -> Decimal | None:
     """The target's level in dollars a share; see `effective_stop`."""
     level = position.take_profit
     sign = position.side.sign
-    if level is not None and level > 0 and (level - position.entry_price) * sign > 0:
+    if _is_price(level) and (level - position.entry_price) * sign > 0:
         return level
-    percent = policy.levels(position.instrument.is_option).take_profit_percent
-    return None if percent is None else position.entry_price * (1 + sign * percent / 100)
+    return _percent_level(position, policy.levels(position.instrument.is_option).take_profit_percent)
+
+
+def _is_price(level: Decimal | None) -> TypeGuard[Decimal]:
+    return level is not None and level.is_finite() and level > 0
+
+
+def _percent_level(position: Watched, percent: Decimal | None) -> Decimal | None:
+    """The price at a P&L of `percent`; None without an entry price, of which nothing can be a share."""
+    if percent is None or position.entry_price <= 0:
+        return None
+    return position.entry_price * (1 + position.side.sign * percent / 100)
 
 
 def _command(facts: _Facts, which: CloseReason) -> str | None:
@@ -230,7 +239,7 @@ def _breakeven_stop(facts: _Facts) -> str | None:
 
 def _missing_bracket(facts: _Facts) -> str | None:
     position = facts.position
-    if not facts.policy.missing_bracket or position.bracket is not Bracket.MISSING:
+    if not facts.policy.missing_bracket or position.instrument.is_option or position.bracket is not Bracket.MISSING:
         return None
     since = position.bracket_missing_since
     if since is None:
@@ -242,9 +251,14 @@ def _day_trade_close(facts: _Facts) -> str | None:
     policy = facts.policy
     if not policy.day_trade_close or facts.position.strategy != DAY_TRADE:
         return None
-    if not facts.before_close(policy.day_trade_minutes_before_close):
+    opened_on = facts.position.opened_at.astimezone(NEW_YORK).date()
+    if opened_on < facts.now.astimezone(NEW_YORK).date():
+        # Missed while nobody watched or the venue was closed: it is due until it is done, not only for five minutes.
+        return f"day trade of {opened_on}, overdue"
+    session, minutes = facts.session, policy.day_trade_minutes_before_close
+    if session is None or not facts.position.opened_at < session.close <= facts.now + timedelta(minutes=minutes):
         return None
-    return f"day trade, {policy.day_trade_minutes_before_close} minutes or less before the close"
+    return f"day trade, {minutes} minutes or less before the close, or past it"
 
 
 def expiration_deadline(expires_at: datetime, policy: Policy) -> datetime:
@@ -394,12 +408,13 @@ def _decide(facts: _Facts, hits: tuple[RuleHit, ...], view: QuoteView) -> Decisi
     if winner.rule is CloseReason.MISSING_BRACKET and not _restoration_failed(facts):
         # A restoration is no exit: a rule that closes, of whatever priority, comes before it.
         winner = next((hit for hit in acting[1:] if hit.reduce_qty is None), winner)
+        hits = (winner, *(hit for hit in hits if hit is not winner))
     if not venue_takes_orders(facts.position.instrument, facts.now, facts.session, facts.policy):
         return decision(Action.HOLD, winner, pending=True)
     if winner.reduce_qty is not None:
         return decision(Action.REDUCE, winner, reduce_qty=winner.reduce_qty)
     if winner.rule is CloseReason.MISSING_BRACKET and not _restoration_failed(facts):
-        return decision(Action.RESTORE, winner)
+        return decision(Action.RESTORE, winner, held=next((hit.rule for hit in hits if hit.blocked), None))
     return decision(Action.CLOSE, winner)
 
 
@@ -427,6 +442,8 @@ class QuietBand:
 
 
 _INFINITE = Decimal("Infinity")
+# Levels are products of 28 digits and rules compare quotients: the band ends this much (dollars a share) before them.
+_BAND_MARGIN = Decimal("1e-9")
 
 
 def quiet_band(position: Watched, policy: Policy) -> QuietBand:
@@ -459,7 +476,8 @@ def quiet_band(position: Watched, policy: Policy) -> QuietBand:
     if policy.overnight and is_option:
         return QuietBand(_INFINITE, -_INFINITE)
     low_side, high_side = (losing, winning) if sign > 0 else (winning, losing)
-    return QuietBand(max(low_side, default=Decimal(0)), min(high_side, default=_INFINITE))
+    low, high = max(low_side, default=Decimal(0)), min(high_side, default=_INFINITE)
+    return QuietBand(low + _BAND_MARGIN, high - _BAND_MARGIN)
 
 
 def _trail_levels(position: Watched, policy: Policy, best: Decimal) -> list[Decimal]:
