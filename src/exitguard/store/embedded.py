@@ -43,7 +43,7 @@ from exitguard.store.embedded_place import (
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError", "PortInUse", "ServerInfo", "StateDirectoryError"]
 
-SUPERUSER = "exitguard"
+SUPERUSER = "exitguard_owner"
 HOST = "127.0.0.1"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
@@ -124,7 +124,7 @@ class EmbeddedServer:
         self._wanted_port = port
         self._control = state_dir / "postgres"
         self._hold_handle: int | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child_pid: int | None = None
         self._info: ServerInfo | None = None
 
     # Public interface: coroutines that do their blocking work in a thread ----------------------------------------
@@ -344,7 +344,7 @@ class EmbeddedServer:
             candidate = replace(info, port=port, socket_dir=socket_folder(info.data_dir.parent, port))
             complaint = self._try_launch(candidate, identity, deadline)
             if complaint is None:
-                return replace(candidate, pid=self._child.pid if self._child else 0)
+                return replace(candidate, pid=self._child_pid or 0)
             recoverable = False
             if "could not create any TCP/IP sockets" in complaint or "Address already in use" in complaint:
                 if self._wanted_port:
@@ -371,7 +371,7 @@ class EmbeddedServer:
         log = os.open(info.log_file, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         begin = os.fstat(log).st_size
         try:
-            self._child = subprocess.Popen(  # noqa: S603 - our own binary, no shell
+            child = subprocess.Popen(  # noqa: S603 - our own binary, no shell
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -385,17 +385,21 @@ class EmbeddedServer:
             )
         finally:
             os.close(log)
-        while self._child.poll() is None:
+        while child.poll() is None:
             if _answers(info):
+                self._child_pid = child.pid
+                # The server may outlive this object and this process: Python must not complain about that. Its end is
+                # collected in _reap.
+                child.returncode = 0
                 return None
             if time.monotonic() > deadline:
-                self._child.send_signal(signal.SIGQUIT)
-                self._child.wait()
+                child.send_signal(signal.SIGQUIT)
+                child.wait()
                 break
             time.sleep(_POLL)
         with info.log_file.open("rb") as words:
             words.seek(begin)
-            return words.read().decode(errors="replace") or f"exit code {self._child.returncode}"
+            return words.read().decode(errors="replace") or f"exit code {child.returncode}"
 
     @staticmethod
     def _check_socket_folder(folder: Path, identity: Identity) -> None:
@@ -441,22 +445,21 @@ class EmbeddedServer:
         if record is None:
             return False
         data = Path(record.root) / "data"
-        stopped = False
-        for request, patience in ((signal.SIGINT, STOP_TIMEOUT), (signal.SIGQUIT, STOP_TIMEOUT)):
-            running = _postmaster(data)
-            if running is None:
-                return stopped
-            stopped = True
+        running = _postmaster(data)
+        if running is None:
+            return False
+        pid = running[0]
+        # A fast shutdown, and when that hangs an immediate one, after which the next start recovers from the log.
+        for request in (signal.SIGINT, signal.SIGQUIT):
             with contextlib.suppress(ProcessLookupError):  # it ended in between
-                os.kill(running[0], request)
-            deadline = time.monotonic() + patience
-            while _postmaster(data) is not None and time.monotonic() < deadline:
+                os.kill(pid, request)
+            deadline = time.monotonic() + STOP_TIMEOUT
+            while time.monotonic() < deadline:
                 self._reap()
+                if not _works_in(pid, data):
+                    return True
                 time.sleep(_POLL)
-        self._reap()
-        if _postmaster(data) is not None:
-            raise EmbeddedServerError(f"the embedded PostgreSQL in {data} does not stop: end its process by hand")
-        return stopped
+        raise EmbeddedServerError(f"the embedded PostgreSQL in {data} (process {pid}) does not stop: end it by hand")
 
     def _destroy(self) -> None:
         self._stop_for_all()
@@ -470,8 +473,15 @@ class EmbeddedServer:
             shutil.rmtree(self._control)
 
     def _reap(self) -> None:
-        if self._child is not None:
-            self._child.poll()
+        """Collect the end of a server that this process started, so that it does not stay as a zombie."""
+        if self._child_pid is None:
+            return
+        try:
+            ended, _ = os.waitpid(self._child_pid, os.WNOHANG)
+        except ChildProcessError:  # collected by somebody else (an event loop's child watcher)
+            ended = self._child_pid
+        if ended:
+            self._child_pid = None
 
     def _is_alive(self) -> bool:
         self._reap()

@@ -1,0 +1,1 @@
+SELECT epoch, expires_at FROM exitguard.acquire_lease($1, $2, $3, $4)

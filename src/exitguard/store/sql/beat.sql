@@ -1,0 +1,1 @@
+SELECT exitguard.beat($1, $2, $3::jsonb)

@@ -1,0 +1,1 @@
+SELECT exitguard.channel($1)

@@ -1,0 +1,1 @@
+SELECT exitguard.release_lease($1, $2, $3)

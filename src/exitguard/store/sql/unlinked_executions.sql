@@ -1,0 +1,7 @@
+SELECT e.* FROM dispatch_executions e
+WHERE e.account_name = $1 AND (e.filled_qty > 0 OR e.status IN ('unknown', 'accepted', 'partially_filled', 'filled'))
+    AND NOT EXISTS (
+        SELECT FROM active_positions p WHERE p.account_name = e.account_name AND p.execution_id = e.execution_id
+    )
+ORDER BY e.simulated_ts, e.execution_id
+LIMIT $2

@@ -1,0 +1,11 @@
+UPDATE active_positions p SET
+    current_price = m.price, current_pnl_dollars = m.pnl_dollars, current_pnl_percent = m.pnl_percent,
+    best_price = m.best_price, worst_price = m.worst_price, marked_at = m.marked_at, last_checked_at = m.checked_at,
+    protection = m.protection, protection_since = m.protection_since,
+    check_recorded_at = clock_timestamp(), updated_at = clock_timestamp()
+FROM unnest(
+    $3::bigint[], $4::numeric[], $5::numeric[], $6::numeric[], $7::numeric[], $8::numeric[], $9::timestamptz[],
+    $10::timestamptz[], $11::text[], $12::timestamptz[]
+) AS m (id, price, pnl_dollars, pnl_percent, best_price, worst_price, marked_at, checked_at, protection, protection_since)
+WHERE p.account_name = $1 AND p.id = m.id AND p.status IN ('open', 'closing')
+    AND EXISTS (SELECT FROM leases l WHERE l.account_name = $1 AND l.epoch = $2 AND l.released_at IS NULL)

@@ -1,0 +1,112 @@
+"""Real PostgreSQL for tests: one embedded server a test session, one migrated template, a fresh database a test."""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+
+from exitguard.store.embedded import EmbeddedServer
+from exitguard.store.migrate import migrate
+from exitguard.store.port import Lease
+from exitguard.store.repository import PgAccountStore
+
+TEMPLATE = "exitguard_template"
+
+
+def open_folder(prefix: str = "exitguard-test-") -> Path:
+    """A temporary folder that every identity may pass through.
+
+    pytest's own temporary folders are closed to others, and the embedded server of root runs as another identity: it
+    would have to move its data outside of them.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder.chmod(0o755)
+    return folder
+
+
+@contextlib.contextmanager
+def removed_at_end(folder: Path) -> Iterator[Path]:
+    """Remove the folder when done."""
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class Databases:
+    """Makes databases on the session's server."""
+
+    server: EmbeddedServer
+
+    def url(self, name: str) -> str:
+        return self.server.url(name)
+
+    def fresh(self, *, migrated: bool = True) -> str:
+        """Create a database and return its URL; an empty one when not `migrated`."""
+        name = f"test_{uuid.uuid4().hex}"
+        template = TEMPLATE if migrated else "template0"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        name = url.rsplit("/", 1)[1]
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@contextlib.contextmanager
+def session_databases() -> Iterator[Databases]:
+    """Start the session's server and migrate the template once; leaves nothing behind."""
+    with removed_at_end(open_folder()) as folder:
+        server = EmbeddedServer(folder)
+        try:
+            asyncio.run(_prepare(server))
+            yield Databases(server)
+        finally:
+            asyncio.run(server.destroy())
+
+
+async def _prepare(server: EmbeddedServer) -> None:
+    await server.ensure_running()
+    await server.create_database(TEMPLATE)
+    await asyncio.to_thread(migrate, server.url(TEMPLATE))
+
+
+class StoreMaker:
+    """Makes account stores on one database and closes them all."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __call__(self, account_name: str, *, component: str = "manager") -> PgAccountStore:
+        store = await PgAccountStore.connect(self.url, account_name, component=component)
+        self._stack.push_async_callback(store.close)
+        return store
+
+    async def leased(self, account_name: str, *, component: str = "manager") -> tuple[PgAccountStore, Lease]:
+        """A store that holds the lease of its account."""
+        store = await self(account_name, component=component)
+        return store, await store.acquire_lease(f"test {uuid.uuid4()}", timedelta(seconds=30), component)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+@contextlib.asynccontextmanager
+async def store_maker(url: str) -> AsyncIterator[StoreMaker]:
+    """A maker that closes its stores at the end."""
+    maker = StoreMaker(url)
+    try:
+        yield maker
+    finally:
+        await maker.close()
