@@ -31,7 +31,6 @@ MAX_CONNECTIONS = 100
 READ_ATTEMPTS = 3
 # An exit that waits for an answer has better things to do than to ask for the third time.
 EXIT_READ_ATTEMPTS = 2
-FIRST_RETRY_DELAY = 0.2
 # A venue that asks for more patience than this within a read gets an error instead, and the caller decides.
 MAX_RETRY_DELAY = 2.0
 
@@ -44,7 +43,8 @@ class NotSent(BrokerUnavailable):
 class Timeouts:
     """Seconds. `total` bounds a call that has its token, `exit_total` one of priority EXIT or PROTECT.
 
-    `budget` and `exit_budget` bound the wait for a token before it.
+    `budget` and `exit_budget` bound the wait for a token before it. `retry` is the pause before a failed read is
+    tried again; it doubles.
     """
 
     connect: float = 3.0
@@ -52,6 +52,7 @@ class Timeouts:
     exit_total: float = 5.0
     budget: float = 30.0
     exit_budget: float = 5.0
+    retry: float = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Transport:
         Raises BrokerUnavailable, BrokerRateLimited, BrokerUnauthorised or BrokerRefused.
         """
         left = attempts or (EXIT_READ_ATTEMPTS if priority <= Priority.PROTECT else READ_ATTEMPTS)
-        delay = FIRST_RETRY_DELAY
+        delay = self._timeouts.retry
         while True:
             left -= 1
             try:
