@@ -12,6 +12,7 @@ from exitguard.core.errors import InvalidInput
 from exitguard.core.quote import Quote
 from exitguard.core.session import SessionCalendar
 from exitguard.paper.market.clock import MarketClock, checked_speed
+from exitguard.paper.market.feed_faults import FeedFaults
 from exitguard.paper.market.option_board import OptionBoard
 from exitguard.paper.market.tape import Bar, Tape, Trade
 from exitguard.paper.market.ticks import Round, Source, StatusChange, Tick
@@ -71,6 +72,7 @@ class Player:
         venue: Venue,
         *,
         settle: Callable[[], Awaitable[None]],
+        feed_faults: FeedFaults,
     ) -> None:
         self.clock = clock
         self.calendar = calendar
@@ -83,6 +85,7 @@ class Player:
         self._sources = list(sources)
         self._venue = venue
         self._settle = settle
+        self._feed_faults = feed_faults
         self._boundary = venue.next_boundary(clock.reached)
         self._driving = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -230,16 +233,21 @@ class Player:
         self._show(shown)
 
     def _record(self, ticks: Iterable[Tick], options: Sequence[Quote], shown: Shown) -> None:
+        faults = self._feed_faults.active()
         for tick in ticks:
             quote = tick.quote
             if tick.trade_size and quote.last is not None:
                 shown.trades.append(self.tape.add_trade(quote.symbol, float(quote.last), tick.trade_size, shown.at))
             visible = tick.shown or quote
-            self.tape.add_quote(visible, keep_history=True)
-            shown.quotes.append(visible)
+            self._show_quote(visible, shown, faults, keep_history=True)
         for quote in options:
-            self.tape.add_quote(quote, keep_history=False)
-        shown.quotes.extend(options)
+            self._show_quote(quote, shown, faults, keep_history=False)
+
+    def _show_quote(self, quote: Quote, shown: Shown, faults: list[str], *, keep_history: bool) -> None:
+        visible = self._feed_faults.distort(quote, faults) if faults else quote
+        if visible is not None:
+            self.tape.add_quote(visible, keep_history=keep_history)
+            shown.quotes.append(visible)
 
     # Contracts on demand
     def need_option(self, symbol: str) -> Quote | None:

@@ -1,0 +1,149 @@
+"""Clock and calendar answers in Alpaca's shapes (v2 and v3)."""
+
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from exitguard.core.errors import InvalidInput
+from exitguard.core.session import NEW_YORK, Session, SessionCalendar
+from exitguard.paper.engine import ApiError
+
+_MARKETS = {
+    "NYSE": {"mic": "XNYS", "bic": "", "acronym": "NYSE", "name": "New York Stock Exchange"},
+    "NASDAQ": {"mic": "XNAS", "bic": "", "acronym": "NASDAQ", "name": "Nasdaq"},
+    "OPTIONS": {"mic": "XCBO", "bic": "", "acronym": "OPRA", "name": "US options"},
+}
+_LONGEST_LISTING = timedelta(days=366 * 20)
+
+
+def _eastern(at: datetime) -> str:
+    return at.astimezone(NEW_YORK).isoformat()
+
+
+def clock_json(calendar: SessionCalendar, now: datetime) -> dict[str, Any]:
+    """GET /v2/clock: times carry the New York offset."""
+    return {
+        "timestamp": _eastern(now),
+        "is_open": calendar.is_open(now),
+        "next_open": _eastern(calendar.next_open(now)),
+        "next_close": _eastern(calendar.next_close(now)),
+    }
+
+
+def _day(text: str | None, default: date, name: str) -> date:
+    if not text:
+        return default
+    try:
+        return date.fromisoformat(text[:10])
+    except ValueError as error:
+        message = f"Invalid format for parameter {name}: expected YYYY-MM-DD, was {text[:40]!r}"
+        raise ApiError(400, {"code": 40010001, "message": message}) from error
+
+
+def _sessions(calendar: SessionCalendar, query: Mapping[str, str]) -> list[Session]:
+    start = _day(query.get("start"), calendar.first_day, "start")
+    end = _day(query.get("end"), calendar.last_day, "end")
+    return calendar.between(start, end) if end - start <= _LONGEST_LISTING or not query else []
+
+
+def _settlement(calendar: SessionCalendar, day: date) -> str:
+    """Trade date plus one session (T+1, since 28 May 2024); plus two before."""
+    after = calendar.between(day, min(calendar.last_day, day + timedelta(days=14)))
+    steps = 1 if day >= date(2024, 5, 28) else 2
+    return (after[steps].day if len(after) > steps else day + timedelta(days=steps)).isoformat()
+
+
+def calendar_json(calendar: SessionCalendar, query: Mapping[str, str]) -> list[dict[str, Any]]:
+    """GET /v2/calendar. With date_type=SETTLEMENT the range is one of settlement dates."""
+    by_settlement = query.get("date_type", "TRADING").upper() == "SETTLEMENT"
+    rows = []
+    for session in _sessions(calendar, {} if by_settlement else query):
+        opened, closed = session.open.astimezone(NEW_YORK), session.close.astimezone(NEW_YORK)
+        rows.append(
+            {
+                "date": session.day.isoformat(),
+                "open": f"{opened:%H:%M}",
+                "close": f"{closed:%H:%M}",
+                "session_open": f"{session.pre_open.astimezone(NEW_YORK):%H%M}",
+                "session_close": f"{session.post_close.astimezone(NEW_YORK):%H%M}",
+                "settlement_date": _settlement(calendar, session.day),
+            }
+        )
+    if not by_settlement:
+        return rows
+    start = _day(query.get("start"), calendar.first_day, "start").isoformat()
+    end = _day(query.get("end"), calendar.last_day, "end").isoformat()
+    return [row for row in rows if start <= row["settlement_date"] <= end]
+
+
+def _phase(session: Session | None, now: datetime) -> str:
+    if session is None or not session.contains_extended(now):
+        return "closed"
+    if now < session.open:
+        return "pre"
+    return "core" if now < session.close else "post"
+
+
+def clock_v3_json(calendar: SessionCalendar, now: datetime, query: Mapping[str, str]) -> dict[str, Any]:
+    """GET /v3/clock?markets=NYSE,…&time=…: each market's phase."""
+    at = now
+    if query.get("time"):
+        try:
+            at = datetime.fromisoformat(query["time"])
+        except ValueError as error:
+            raise ApiError(400, {"code": 40010001, "message": "Invalid format for parameter time"}) from error
+        at = at.replace(tzinfo=NEW_YORK) if at.tzinfo is None else at
+    names = [name for name in query.get("markets", "NYSE").upper().split(",") if name]
+    try:
+        session = calendar.current(at)
+        rows = [
+            {
+                "market": market(name),
+                "timestamp": _eastern(at),
+                "is_market_day": session is not None,
+                "phase": _phase(session, at),
+                "phase_until": _eastern(_phase_end(calendar, session, at)),
+                "next_market_open": _eastern(calendar.next_open(at)),
+                "next_market_close": _eastern(calendar.next_close(at)),
+            }
+            for name in names
+        ]
+    except InvalidInput as error:
+        raise ApiError(422, {"code": 42210000, "message": str(error)}) from error
+    return {"clocks": rows}
+
+
+def _phase_end(calendar: SessionCalendar, session: Session | None, at: datetime) -> datetime:
+    if session is not None:
+        for edge in (session.pre_open, session.open, session.close, session.post_close):
+            if at < edge:
+                return edge
+    following = calendar.current(calendar.next_open(at))
+    assert following is not None
+    return following.pre_open
+
+
+def market(name: str) -> dict[str, str]:
+    """A market's description. Raises ApiError 404 for one that the exchange does not have."""
+    found = _MARKETS.get(name.upper()) or next((m for m in _MARKETS.values() if m["mic"] == name.upper()), None)
+    if found is None:
+        raise ApiError(404, {"code": 40410000, "message": f"market not found: {name[:20]}"})
+    return {**found, "timezone": "America/New_York"}
+
+
+def calendar_v3_json(calendar: SessionCalendar, name: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """GET /v3/calendar/{market}: times with the New York offset."""
+    rows = [
+        {
+            "date": session.day.isoformat(),
+            "pre_start": _eastern(session.pre_open),
+            "pre_end": _eastern(session.open),
+            "core_start": _eastern(session.open),
+            "core_end": _eastern(session.close),
+            "post_start": _eastern(session.close),
+            "post_end": _eastern(session.post_close),
+            "settlement_date": _settlement(calendar, session.day),
+        }
+        for session in _sessions(calendar, query)
+    ]
+    return {"market": market(name), "calendar": rows}

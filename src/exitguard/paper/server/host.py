@@ -1,0 +1,193 @@
+"""Puts one venue together: calendar, clock, markets, option board, engine, player."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from itertools import pairwise
+from math import log, sqrt
+from statistics import pstdev
+
+from exitguard.core.errors import InvalidInput
+from exitguard.core.instrument import InvalidSymbol, parse_instrument
+from exitguard.core.quote import Quote
+from exitguard.core.session import NEW_YORK, SessionCalendar, table_calendar
+from exitguard.paper.engine import Account, ApiError, Exchange
+from exitguard.paper.market.bar_files import load_bars
+from exitguard.paper.market.clock import MarketClock
+from exitguard.paper.market.feed_faults import FeedFaults
+from exitguard.paper.market.generated import GeneratedMarket, profile_of
+from exitguard.paper.market.option_board import OptionBoard
+from exitguard.paper.market.option_model import OptionModel
+from exitguard.paper.market.player import Player, Shown
+from exitguard.paper.market.recorded import RecordedBars
+from exitguard.paper.market.ticks import Source, quoted_around
+from exitguard.paper.server.scheduler import LoopScheduler
+from exitguard.paper.server.settings import DEFAULT_SYMBOLS, PaperSettings
+
+# A stepped market waits this long in all for orders in flight, and then goes on: a fault may hold one for ever.
+_SETTLE_SECONDS = 0.25
+
+
+class Host:
+    """Everything behind the sockets. Made inside a running event loop."""
+
+    def __init__(self, settings: PaperSettings) -> None:
+        self.settings = settings
+        self.calendar = settings.calendar or table_calendar()
+        self.scheduler = LoopScheduler()
+        # Answers that the stepped market waits for: whether a socket still has something to send, and the like.
+        self.busy_checks: list[Callable[[], bool]] = []
+        self.requests_in_progress = 0
+        recorded = _recorded(settings)
+        start = _start(settings, self.calendar, recorded)
+        self.clock = MarketClock(start, speed=settings.speed, paused=settings.paused)
+        generated = self._generated(recorded, start)
+        sources: list[Source] = [source for source in (recorded, generated) if source is not None]
+        for source in sources:
+            source.seek(start)
+        self.exchange = Exchange(
+            self.calendar,
+            settings.seed,
+            now=self.clock.now,
+            schedule=self.scheduler.schedule,
+            settings=settings.exchange,
+        )
+        self.accounts: dict[str, Account] = {
+            name: self.exchange.create_account(name, cash) for name, cash in settings.accounts.items()
+        }
+        model = OptionModel(self.calendar, settings.options)
+        board = OptionBoard(self.calendar, model, _volatilities(settings, recorded, generated))
+        self.player = Player(
+            self.clock,
+            self.calendar,
+            sources,
+            board,
+            self.exchange,
+            settle=self.settle,
+            feed_faults=FeedFaults(self.exchange.faults),
+        )
+        self._day = start.astimezone(NEW_YORK).date()
+        self._listed: list[str] = []
+        for source in sources:
+            for symbol in source.symbols():
+                self._list(symbol, source.opening_price(symbol))
+        for symbol, price in settings.manual.items():
+            self._list(symbol, price)
+            self.player.publish(_opening_quote(symbol, price, start))
+        self.player.listeners.append(self._follow_days)
+
+    def _generated(self, recorded: RecordedBars | None, start: datetime) -> GeneratedMarket | None:
+        settings = self.settings
+        taken = set(recorded.symbols() if recorded else ()) | set(settings.manual)
+        wanted = settings.symbols
+        if wanted is None:
+            wanted = () if taken else DEFAULT_SYMBOLS
+        profiles = {
+            symbol: settings.profiles.get(symbol) or profile_of(symbol, settings.seed)
+            for symbol in wanted
+            if symbol not in taken
+        }
+        if not profiles:
+            return None
+        return GeneratedMarket(self.calendar, settings.seed, profiles, start, settings.generator)
+
+    def _list(self, symbol: str, price: Decimal) -> None:
+        self.exchange.add_stock(symbol, price)
+        self.exchange.add_option_chain(symbol)
+        self._listed.append(symbol)
+
+    def now(self) -> datetime:
+        """The market's time."""
+        return self.clock.now()
+
+    def symbols(self) -> list[str]:
+        """Every stock listed."""
+        return sorted(self._listed)
+
+    # Options
+    def need_contracts(self, symbols: Iterable[str]) -> None:
+        """See to it that each listed option contract among `symbols` has a quote now and keeps getting one."""
+        for symbol in symbols:
+            if self.is_listed_option(symbol):
+                self.player.need_option(symbol)
+
+    def is_listed_option(self, symbol: str) -> bool:
+        """Whether the venue has this option contract."""
+        try:
+            if not parse_instrument(symbol).is_option:
+                return False
+            self.exchange.get_option_contract(symbol)
+        except (InvalidSymbol, ApiError):
+            return False
+        return True
+
+    def _follow_days(self, shown: Shown) -> None:
+        """On a new day: list new expiries and strikes, stop pricing contracts that nobody holds or watches."""
+        day = shown.at.astimezone(NEW_YORK).date()
+        if day == self._day:
+            return
+        self._day = day
+        if self.calendar.on(day) is not None:
+            for symbol in self._listed:
+                self.exchange.add_option_chain(symbol)
+
+    # Waiting
+    async def settle(self) -> None:
+        """Between two rounds of a stepped market: let clients' requests, engine events and sockets be served."""
+        await asyncio.sleep(0)
+        if not self._busy():
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SETTLE_SECONDS
+        # Three unrelated kinds of work may be going on, each over in a millisecond: looking again is the simplest wait.
+        while self._busy() and loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.0005 if self.scheduler.busy else 0)
+
+    def _busy(self) -> bool:
+        return self.scheduler.busy or self.requests_in_progress > 0 or any(check() for check in self.busy_checks)
+
+    def close(self) -> None:
+        """Stop everything that would still happen."""
+        self.scheduler.close()
+
+
+def _recorded(settings: PaperSettings) -> RecordedBars | None:
+    if settings.bars is not None:
+        return RecordedBars(settings.bars, spread_fraction=settings.spread_fraction)
+    if settings.replay is None:
+        return None
+    return RecordedBars(load_bars(settings.replay, settings.symbols), spread_fraction=settings.spread_fraction)
+
+
+def _start(settings: PaperSettings, calendar: SessionCalendar, recorded: RecordedBars | None) -> datetime:
+    if settings.start is not None:
+        if settings.start.tzinfo is None:
+            raise InvalidInput(f"start needs a time zone, was {settings.start.isoformat()}")
+        return settings.start.astimezone(UTC)
+    if recorded is not None:
+        day: date = recorded.first_at().astimezone(NEW_YORK).date()
+    else:
+        day = min(max(datetime.now(NEW_YORK).date(), calendar.first_day), calendar.last_day)
+    return calendar.session_on_or_before(day).open
+
+
+def _volatilities(
+    settings: PaperSettings, recorded: RecordedBars | None, generated: GeneratedMarket | None
+) -> dict[str, float]:
+    """Base volatility of each stock: the generator's own, or what the recorded days' closes show."""
+    found = {symbol: profile_of(symbol, settings.seed).volatility for symbol in settings.manual}
+    if generated is not None:
+        found |= {symbol: generated.volatility(symbol) for symbol in generated.symbols()}
+    if recorded is not None:
+        for symbol in recorded.symbols():
+            closes = [close for _, close in recorded.closes(symbol)]
+            moves = [log(after / before) for before, after in pairwise(closes)]
+            known = profile_of(symbol, settings.seed).volatility
+            found[symbol] = min(2.0, max(0.08, pstdev(moves) * sqrt(252))) if len(moves) >= 10 else known
+    return found
+
+
+def _opening_quote(symbol: str, price: Decimal, at: datetime) -> Quote:
+    bid, middle, ask = quoted_around(float(price), 0.0001)
+    return Quote(symbol, bid, ask, at, 100, 100, middle)

@@ -1,0 +1,115 @@
+"""Runs the paper exchange as a process of its own: what `exitguard paper` calls."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import orjson
+import uvloop
+
+from exitguard.core.errors import InvalidInput
+from exitguard.paper.market.recorded import DEFAULT_SPREAD_FRACTION
+from exitguard.paper.server.app import PaperServer, PortInUse
+from exitguard.paper.server.settings import PaperSettings
+
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_CANNOT_CREATE = 73
+
+
+def serve(
+    *,
+    accounts: Mapping[str, Decimal],
+    port: int = 0,
+    host: str = "127.0.0.1",
+    replay: Path | None = None,
+    generate: int | None = None,
+    symbols: Sequence[str] | None = None,
+    start: datetime | None = None,
+    speed: float = 1.0,
+    paused: bool = False,
+    spread_fraction: float = DEFAULT_SPREAD_FRACTION,
+    requests_per_minute: int | None = None,
+    json: bool = False,
+) -> int:
+    """Run an exchange until SIGTERM or SIGINT; the exit code.
+
+    `accounts` maps names to opening cash in dollars. `generate` is the seed of everything that is left to chance, of
+    generated stocks too; `replay` a file or folder of minute bars; both may be given: `symbols` without bars are then
+    generated. `start` needs a time zone. `speed` is market seconds a wall second. With `json` the first line of
+    standard output is one object with every URL and every account's keys; without it, the same for people.
+    """
+    settings = PaperSettings(
+        accounts=accounts,
+        host=host,
+        port=port,
+        seed=1 if generate is None else generate,
+        start=start,
+        speed=speed,
+        paused=paused,
+        symbols=symbols,
+        replay=replay,
+        spread_fraction=spread_fraction,
+        requests_per_minute=requests_per_minute,
+    )
+    return uvloop.run(run(settings, json=json))
+
+
+async def run(settings: PaperSettings, *, json: bool) -> int:
+    """The exchange's life in a running event loop; the exit code."""
+    if not settings.accounts:
+        return _complain("an exchange needs at least one account: NAME:CASH", EXIT_USAGE)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = PaperServer(settings)
+    try:
+        await server.start()
+    except PortInUse as error:
+        return _complain(str(error), EXIT_CANNOT_CREATE)
+    except InvalidInput as error:
+        return _complain(str(error), EXIT_USAGE)
+    try:
+        _announce(server, json=json)
+        waiting = asyncio.ensure_future(stopped.wait())
+        failing = asyncio.ensure_future(server.wait_failed())
+        await asyncio.wait({waiting, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            failing.result()
+        for task in (waiting, failing):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+    finally:
+        await server.stop()
+    return EXIT_OK
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"exitguard paper: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+def _announce(server: PaperServer, *, json: bool) -> None:
+    description = server.description()
+    if json:
+        print(orjson.dumps(description).decode(), flush=True)
+        return
+    lines = [
+        f"Paper exchange on {server.rest_url} (status page there; stop with Ctrl-C)",
+        f"  trade stream   {server.stream_url}",
+        f"  stock data     {server.data_stream_url}",
+        f"  option data    {server.option_stream_url}  (model quotes)",
+        f"  market time    {server.host.now().isoformat()}, {server.settings.speed:g}x",
+    ]
+    lines += [
+        f"  account {name}: key {account.key}  secret {account.secret}  number {account.account_number}"
+        for name, account in server.accounts.items()
+    ]
+    print("\n".join(lines), flush=True)

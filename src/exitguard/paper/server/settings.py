@@ -1,0 +1,67 @@
+"""What a host of the paper exchange can choose."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+from exitguard.core.session import SessionCalendar
+from exitguard.paper.engine import ExchangeSettings
+from exitguard.paper.market.generated import GeneratorSettings, StockProfile
+from exitguard.paper.market.option_model import OptionModelSettings
+from exitguard.paper.market.recorded import DEFAULT_SPREAD_FRACTION, RecordedBar
+
+DEFAULT_SYMBOLS = ("AAPL", "AMD", "AMZN", "F", "IBM", "META", "MSFT", "NVDA", "SPY", "TSLA")
+
+
+@dataclass(frozen=True, slots=True)
+class SocketLimits:
+    """Limits of the sockets; None means no limit.
+
+    `backlog_bytes` is what may wait for one slow client before it is dropped. `stale_session_seconds` keeps the place
+    of a connection that has ended (90 on the real service after a drop). Wall seconds throughout.
+    """
+
+    one_trade_stream_per_account: bool = True
+    data_connections_per_account: int | None = 1
+    stock_symbols: int | None = None
+    option_quotes: int | None = 1000
+    backlog_bytes: int = 4 << 20
+    auth_seconds: float = 10.0
+    stale_session_seconds: float = 0.0
+    largest_message: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PaperSettings:
+    """One exchange.
+
+    Stocks come from `replay` (file or folder of minute bars), `bars` (the same in memory), from the generator for every
+    other symbol of `symbols`, and from `manual`: stocks that have this price until somebody sets another through the
+    admin API. Without `replay`, `bars`, `manual` and `symbols` the default symbols are generated.
+
+    `start` None: the recorded data's first session, else the newest session of the calendar that is not in the future,
+    each at its open. `speed` is market seconds a wall second. `port` 0 takes a free one. `requests_per_minute` None
+    means that no rate limit is kept.
+    """
+
+    accounts: Mapping[str, Decimal]
+    host: str = "127.0.0.1"
+    port: int = 0
+    seed: int = 1
+    start: datetime | None = None
+    speed: float = 1.0
+    paused: bool = False
+    symbols: Sequence[str] | None = None
+    replay: Path | None = None
+    bars: Mapping[str, Sequence[RecordedBar]] | None = None
+    spread_fraction: float = DEFAULT_SPREAD_FRACTION
+    manual: Mapping[str, Decimal] = field(default_factory=dict)
+    generator: GeneratorSettings = field(default_factory=GeneratorSettings)
+    profiles: Mapping[str, StockProfile] = field(default_factory=dict)
+    options: OptionModelSettings = field(default_factory=OptionModelSettings)
+    exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
+    calendar: SessionCalendar | None = None
+    requests_per_minute: int | None = None
+    limits: SocketLimits = field(default_factory=SocketLimits)
