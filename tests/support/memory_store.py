@@ -61,6 +61,7 @@ class StoredRecommendation:
     row: RecommendationRecord
     status: RecommendationStatus = RecommendationStatus.PENDING
     reason: str | None = None
+    claimed_epoch: int = 0
 
 
 @dataclass(slots=True)
@@ -153,6 +154,7 @@ class MemoryStore:
     def __init__(self, ledger: MemoryLedger, account_name: str) -> None:
         self._ledger = ledger
         self._name = account_name
+        self._epoch = 0
         self.closed = False
         # Scripted trouble: the next commits fail before, or after, they have been applied.
         self.failures_before: deque[StoreError] = deque()
@@ -180,6 +182,7 @@ class MemoryStore:
         self.rows.epoch += 1
         lease = Lease(self._name, holder, self.rows.epoch, self._ledger.now() + ttl)
         self.rows.leases[component] = lease
+        self._epoch = lease.epoch
         return lease
 
     async def renew_lease(self, lease: Lease, ttl: timedelta) -> Lease:
@@ -293,23 +296,24 @@ class MemoryStore:
         return self.rows.intents.get(client_order_id)
 
     async def claim_recommendations(self, now: datetime, limit: int = 20) -> list[RecommendationRecord]:
-        """Claim pending signals, newest first; expire old ones."""
+        """Claim pending signals, and those of a holder that is gone, newest first; expire old ones."""
         await asyncio.sleep(0)
-        pending = [r for r in self.rows.recommendations.values() if r.status is RecommendationStatus.PENDING]
-        for stored in pending:
-            if stored.row.expires_at is not None and stored.row.expires_at <= now:
+        rows = self.rows.recommendations.values()
+        for stored in rows:
+            due = stored.row.expires_at is not None and stored.row.expires_at <= now
+            if due and stored.status is RecommendationStatus.PENDING:
                 stored.status, stored.reason = RecommendationStatus.EXPIRED, "expired before it was claimed"
-        fresh = [r for r in pending if r.status is RecommendationStatus.PENDING]
+        answered = {e.recommendation_id for e in self.rows.executions.values()}
+        fresh = [
+            r
+            for r in rows
+            if r.status is RecommendationStatus.PENDING
+            or (r.status is RecommendationStatus.CLAIMED and r.claimed_epoch < self._epoch and r.row.id not in answered)
+        ]
         fresh.sort(key=lambda r: (r.row.created_at, r.row.id), reverse=True)
         for stored in fresh[:limit]:
-            stored.status = RecommendationStatus.CLAIMED
+            stored.status, stored.claimed_epoch = RecommendationStatus.CLAIMED, self._epoch
         return [stored.row for stored in fresh[:limit]]
-
-    async def claimed_recommendations(self, limit: int = 500) -> list[RecommendationRecord]:
-        """Signals claimed and not finished, oldest first."""
-        await asyncio.sleep(0)
-        found = [r.row for r in self.rows.recommendations.values() if r.status is RecommendationStatus.CLAIMED]
-        return sorted(found, key=lambda row: (row.created_at, row.id))[:limit]
 
     async def pending_commands(self) -> list[CommandRecord]:
         """Requests without an answer."""

@@ -48,6 +48,7 @@ class Commit(Protocol):
         ...
 
 
+LONGEST_REASON = 500
 _TERMINAL = (ExecutionStatus.FILLED, ExecutionStatus.CANCELED, ExecutionStatus.EXPIRED, ExecutionStatus.REJECTED)
 
 
@@ -157,6 +158,7 @@ class EntryDesk:
                 await self._refused(entry, str(error))
 
     async def _unknown(self, entry: Entry, reason: str) -> None:
+        reason = reason[:LONGEST_REASON]
         self._log.warning("Entry outcome unknown", client_order_id=entry.client_order_id, reason=reason)
         entry.records = with_status(entry.records, ExecutionStatus.UNKNOWN, reason)
         await self._commit(PutExecution(entry.records.execution), PutIntent(entry.records.intent))
@@ -258,6 +260,7 @@ class EntryDesk:
         return None
 
     async def _refused(self, entry: Entry, reason: str) -> None:
+        reason = reason[:LONGEST_REASON]
         self._log.warning("Entry refused", client_order_id=entry.client_order_id, reason=reason)
         entry.records = with_status(entry.records, ExecutionStatus.REJECTED, reason)
         await self._commit(

@@ -130,6 +130,8 @@ class Dispatcher:
         await self._store.bind_account_number(described.account_number, self._account.tier, self._account.mode)
         self._lease = await self._store.acquire_lease(self._options.holder, self._options.lease_ttl, COMPONENT)
         self._ledger.epoch = self._lease.epoch
+        venue = await self._broker.clock()
+        self._clock.observe(venue.now, authoritative=True)
         await self._refresh_calendar()
         await self._recover()
         self._log.info(
@@ -137,7 +139,6 @@ class Dispatcher:
             account_number=self._number,
             limits=self._limits.model_dump(mode="json"),
             unfinished_entries=len(self._entries),
-            claimed_signals=len(self._waiting),
         )
 
     async def finish(self) -> None:
@@ -367,13 +368,9 @@ class Dispatcher:
     # Recovery ---------------------------------------------------------------------------------------------------
 
     async def _recover(self) -> None:
-        """Take on what an earlier process left (T7): its orders by client id first, then its claimed signals."""
+        """Take on the orders that an earlier process left (T7); the store claims again what it had only claimed."""
         for execution in await self._store.open_executions():
             await self._guarded(execution.client_order_id, partial(self._take_on, execution))
-        answered = {entry.records.execution.recommendation_id for entry in self._entries.values()}
-        for row in await self._store.claimed_recommendations():
-            if row.id not in answered:
-                await self._guarded(f"recommendation {row.id}", partial(self._take_on_signal, row))
 
     async def _take_on(self, execution: ExecutionRecord) -> None:
         intent = await self._store.intent(execution.client_order_id)
@@ -384,14 +381,6 @@ class Dispatcher:
         cost = parse_instrument(request.symbol).notional(request.qty, price)
         # An intended order may have been sent just before the crash, so it is looked up before anything else.
         self._entries[intent.client_order_id] = Entry(Records(execution, intent), request, cost, sent=True)
-
-    async def _take_on_signal(self, row: RecommendationRecord) -> None:
-        if await self._store.intent(client_order_id(row)) is None:
-            self._waiting[row.id] = Waiting(row, self._clock.now())
-            self._last_seen = max(self._last_seen, row.id)
-            return
-        reason = "its entry order had ended when the dispatcher restarted; see dispatch_executions"
-        await self._ledger.commit(SetRecommendation(row.id, RecommendationStatus.EXECUTED, reason, self._clock.now()))
 
     # Time and progress ------------------------------------------------------------------------------------------
 

@@ -109,11 +109,10 @@ class AccountStore(Protocol):
         ...
 
     async def claim_recommendations(self, now: datetime, limit: int = 20) -> list[RecommendationRecord]:
-        """Claim pending, unexpired signals of this account, newest first; expire old ones (F41, F105)."""
-        ...
+        """Claim pending, unexpired signals of this account, newest first; expire old ones (F41, F105).
 
-    async def claimed_recommendations(self, limit: int = 500) -> list[RecommendationRecord]:
-        """List signals that a dispatcher claimed and has not finished, oldest first: a restart takes them on."""
+        Signals that a holder of the lease before us claimed, and that have no execution, are claimed again (T7).
+        """
         ...
 
     async def pending_commands(self) -> list[CommandRecord]:
