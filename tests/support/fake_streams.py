@@ -72,6 +72,10 @@ class FakeMarketData:
         """Deliver anything."""
         self._queue.put_nowait(event)
 
+    async def delivered(self) -> None:
+        """Wait until everything published so far has been looked at."""
+        await self._queue.join()
+
     async def run(self, on_ticks: TickSink, on_status: Callable[[StreamUp | StreamDown], None]) -> None:
         """Deliver ticks until cancelled."""
         on_status(StreamUp(time.monotonic()))
@@ -82,3 +86,4 @@ class FakeMarketData:
                 on_ticks(ticks)
             else:
                 on_status(event)
+            self._queue.task_done()
