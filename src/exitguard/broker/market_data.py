@@ -67,6 +67,7 @@ class FeedSocket:
         self._book = SubscriptionBook()
         self._changed = asyncio.Event()
         self._up_at: float | None = None
+        self._gave_up: BrokerUnavailable | None = None
         self._problems = 0
 
     @property
@@ -87,10 +88,10 @@ class FeedSocket:
                 self._changed.clear()
                 await self._changed.wait()
             self._up_at = None
+            self._gave_up = None
             try:
                 async with open_socket(self._url, self._headers()) as socket:
                     await self._authenticate(socket)
-                    self._backoff.authenticated()
                     self._book.reset()
                     await self._serve(socket, on_ticks, on_status)
                 ended: BrokerError = BrokerUnavailable("the connection closed")
@@ -140,10 +141,9 @@ class FeedSocket:
                     self._report(frame.problems)
                     for message in frame.controls:
                         self._handle(message, on_status)
-        except ConnectionClosed:
-            # The sender closes the socket when an answer is overdue; its reason is the better one.
-            if sender.done() and not sender.cancelled() and (overdue := sender.exception()) is not None:
-                raise overdue from None
+        except ConnectionClosed as error:
+            if self._gave_up is not None:
+                raise self._gave_up from error
             raise
         finally:
             sender.cancel()
@@ -167,11 +167,12 @@ class FeedSocket:
                     while self._book.in_flight is not None and self._book.in_flight is sent:
                         self._changed.clear()
                         await self._changed.wait()
-            except TimeoutError as error:
+            except TimeoutError:
+                what = sent.action if sent else "a request"
+                self._gave_up = BrokerUnavailable(f"no answer to {what} within {self._reply_timeout:g} s")
+                # The reader ends with this reason.
                 await socket.close()
-                raise BrokerUnavailable(
-                    f"no answer to {sent.action if sent else 'a request'} within {self._reply_timeout:g} s"
-                ) from error
+                return
 
     def _handle(self, message: dict[str, Any], on_status: StatusSink) -> None:
         kind = message.get("T")
@@ -200,6 +201,7 @@ class FeedSocket:
             )
         if self._up_at is None:
             self._up_at = time.monotonic()
+            self._backoff.accepted()
             on_status(StreamUp(self._up_at, self._name))
 
     def _report(self, problems: list[str]) -> None:

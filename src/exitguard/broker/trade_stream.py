@@ -89,7 +89,7 @@ class AlpacaTradeStream:
                 async with open_socket(self._url) as socket:
                     early = await self._open(socket)
                     up_at = self._monotonic()
-                    self._backoff.authenticated()
+                    self._backoff.accepted()
                     yield StreamUp(up_at, NAME)
                     for event in early:
                         yield event

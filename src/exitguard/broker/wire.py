@@ -64,8 +64,8 @@ class Backoff:
             return error if self._refused >= AUTHENTICATION_ATTEMPTS else None
         return error if isinstance(error, BrokerError) else None
 
-    def authenticated(self) -> None:
-        """Note that the credential was accepted."""
+    def accepted(self) -> None:
+        """Note that the credential was accepted and the subscription granted."""
         self._refused = 0
 
 
