@@ -90,8 +90,16 @@ def load_settings(
     ]
     run_mode, mode_problems = _run_mode(environ)
     policies, policy_problems = read_policies(_table(body, "policies", where, problems), where)
-    database = _section(_Database, body, "database", where, problems, {"url": EMBEDDED})
-    log = _section(_Log, body, "log", where, problems, {})
+    given = body.get("database", {"url": EMBEDDED})
+    database = _section(
+        _Database,
+        "database",
+        _absolute_files(given, path) if isinstance(given, dict) else given,
+        DatabaseSettings,
+        where,
+        problems,
+    )
+    log = _section(_Log, "log", body.get("log", {}), LogSettings, where, problems)
     accounts = _accounts(_table(body, "accounts", where, problems), where, path, problems)
     problems += mode_problems + policy_problems
     wanted = set(policies) | set(_table(body, "policies", where, []))
@@ -160,18 +168,17 @@ def _table(body: Mapping[str, Any], name: str, where: str, problems: list[Proble
 
 
 def _section(
-    model: type[_Database] | type[_Log],
-    body: Mapping[str, Any],
+    wrapper: type[_Database] | type[_Log],
     name: str,
+    value: Any,
+    model: type[Frozen],
     where: str,
     problems: list[Problem],
-    default: dict[str, Any],
 ) -> BaseModel | None:
-    known = {name: (DatabaseSettings if name == "database" else LogSettings).model_fields}
     try:
-        return model.model_validate_json(_json({name: body.get(name, default)}), strict=True)
+        return wrapper.model_validate_json(_json({name: value}), strict=True)
     except ValidationError as error:
-        problems += problems_of(error, where, known={key: tuple(fields) for key, fields in known.items()})
+        problems += problems_of(error, where, known={name: tuple(model.model_fields)})
         return None
 
 
@@ -207,7 +214,7 @@ def _accounts(
 def _absolute_files(table: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
     """A relative path in a `file:` reference starts at the settings file, not where a command was typed."""
     body = dict(table)
-    for name in ("key", "secret"):
+    for name in ("key", "secret", "url", "password"):
         value = body.get(name)
         if path is not None and isinstance(value, str) and value.startswith("file:"):
             target = Path(value.removeprefix("file:")).expanduser()

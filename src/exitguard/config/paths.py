@@ -28,13 +28,15 @@ def demo_config_path(environ: Mapping[str, str] | None = None) -> Path:
 
 
 def ensure_state_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Create the state directory (mode 0700 when it is new) and prove that it can be written.
+    """Create the state directory (closed to others when it is new) and prove that it can be written.
 
     Raises StateDirectoryError with what to do: it is called before anything else is started.
     """
     path = state_dir(environ)
+    # The embedded server of root runs as somebody else, who has to pass through; the folders inside are private.
+    mode = 0o711 if os.geteuid() == 0 else 0o700
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
         # A real write, because permission bits say nothing about full disks, and nothing at all to root.
         with tempfile.TemporaryFile(dir=path) as file:
             file.write(b"\0" * 4096)

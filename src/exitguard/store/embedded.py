@@ -35,6 +35,7 @@ from exitguard.store.embedded_place import (
     StateDirectoryError,
     choose_identity,
     give_away,
+    locate_binaries,
     make_private_folder,
     runnable_binaries,
     server_roots,
@@ -136,6 +137,10 @@ class EmbeddedServer:
         """
         return await asyncio.to_thread(self._translate, lambda: self._ensure(keep))
 
+    async def running(self) -> ServerInfo | None:
+        """The server if it runs and answers; starts nothing and holds nothing."""
+        return await asyncio.to_thread(self._translate, self._look)
+
     async def release(self) -> bool:
         """Say that this object does not use the server any longer; returns whether that stopped it."""
         return await asyncio.to_thread(self._translate, self._release)
@@ -216,6 +221,19 @@ class EmbeddedServer:
             self._hold()
         self._info = info
         return info
+
+    def _look(self) -> ServerInfo | None:
+        record = self._read_record() if self._control.exists() else None
+        if record is None:
+            return None
+        root = Path(record.root)
+        running = _postmaster(root / "data")
+        if running is None:
+            return None
+        pid, port, folder = running
+        described = self._describe(record, root, locate_binaries())
+        found = replace(described, pid=pid, port=port, socket_dir=folder)
+        return found if port and _answers(found) else None
 
     def _make_control_folder(self) -> None:
         # The server's identity has to pass through when we are root; the files inside have modes of their own.

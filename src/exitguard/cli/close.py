@@ -1,0 +1,108 @@
+"""`exitguard close`."""
+
+import getpass
+import socket
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from exitguard.cli.context import load, quiet_logs
+from exitguard.cli.database import DESK, Connection, Row, rows, session
+from exitguard.cli.exits import CommandFailed, Exit, one_line
+from exitguard.cli.health import has_live_manager
+from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json, remark
+
+_POLL_SECONDS = 0.2
+_OPEN = """
+SELECT account_name, id, symbol, ticker, side, quantity FROM active_positions
+WHERE status IN ('open', 'closing') AND (%s::text IS NULL OR account_name = %s) ORDER BY account_name, id
+"""
+_ASK = """
+INSERT INTO commands (account_name, verb, position_id, symbol, requested_by)
+VALUES (%s, 'close', %s, %s, %s) RETURNING id
+"""
+_ANSWERS = "SELECT account_name, id, position_id, symbol, ok, result FROM commands WHERE id = ANY(%s) ORDER BY id"
+
+
+def close(
+    target: Annotated[str | None, Parameter(help="Contract symbol or position id.")] = None,
+    /,
+    *,
+    all: Annotated[bool, Parameter(negative="", help="Close every open position.")] = False,
+    account: AccountName = None,
+    reason: Annotated[str | None, Parameter(help="Why; kept with the request.")] = None,
+    wait: Annotated[bool, Parameter(negative="", help="Wait for the manager's answers.")] = False,
+    timeout: Annotated[float, Parameter(help="With --wait: at most this many seconds.")] = 120.0,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> int:
+    """Ask the running manager to close positions. Exit 1 when a close is refused, 75 when nobody is there to answer."""
+    quiet_logs()
+    if (target is None) == (not all):
+        raise CommandFailed("say what to close: a contract symbol, a position id, or --all", Exit.USAGE)
+    settings = load(config)
+    with session(settings, DESK) as connection:
+        chosen = _choose(rows(connection, _OPEN, (account, account)), target, account)
+        asker = one_line(f"{_who()}{f': {reason}' if reason else ''}")[:200]
+        asked = []
+        for row in chosen:
+            parameters = (row["account_name"], row["id"], row["symbol"], asker)
+            (answer,) = rows(connection, _ASK, parameters)
+            asked.append(answer["id"])
+        absent = sorted(
+            {row["account_name"] for row in chosen if not has_live_manager(connection, row["account_name"])}
+        )
+        found = _wait(connection, asked, timeout) if wait and asked else rows(connection, _ANSWERS, (asked,))
+    return _report(found, absent, wait=wait, json=json)
+
+
+def _choose(held: list[Row], target: str | None, account: str | None) -> list[Row]:
+    if target is None:
+        return held
+    text = target.strip()
+    chosen = [row for row in held if text.upper() == row["symbol"] or text == str(row["id"])]
+    if not chosen:
+        related = [row["symbol"] for row in held if row["ticker"] == text.upper()]
+        hint = f"; contracts on it: {', '.join(related)}" if related else "; see: exitguard positions"
+        raise CommandFailed(f"no open position {text!r}" + (f" in account {account}" if account else "") + hint)
+    accounts = sorted({row["account_name"] for row in chosen})
+    if len(accounts) > 1:
+        raise CommandFailed(f"{text} is held in {', '.join(accounts)}; choose one with --account", Exit.USAGE)
+    return chosen
+
+
+def _who() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (KeyError, OSError):  # an identity without a name, as containers have
+        return f"unknown@{socket.gethostname()}"
+
+
+def _wait(connection: Connection, asked: list[int], timeout: float) -> list[Row]:
+    deadline = time.monotonic() + timeout
+    while True:
+        found = rows(connection, _ANSWERS, (asked,))
+        if all(row["ok"] is not None for row in found) or time.monotonic() >= deadline:
+            return found
+        time.sleep(_POLL_SECONDS)
+
+
+def _report(found: list[Row], absent: list[str], *, wait: bool, json: bool) -> int:
+    if json:
+        emit_json({"requests": found, "accounts_without_manager": absent})
+    elif not found:
+        remark("no open positions: nothing to close")
+    else:
+        for row in found:
+            answer = "asked" if row["ok"] is None else ("done: " if row["ok"] else "refused: ") + str(row["result"])
+            emit(f"{row['account_name']} #{row['position_id']} {row['symbol']}: {answer}")
+    if absent:
+        remark(f"exitguard: no manager runs for {', '.join(absent)}: the request waits for one (exitguard run)")
+        return Exit.TEMPORARY
+    if any(row["ok"] is False for row in found):
+        return Exit.WRONG
+    if wait and any(row["ok"] is None for row in found):
+        remark("exitguard: no answer in time: the request still stands; see: exitguard positions")
+        return Exit.TEMPORARY
+    return Exit.OK

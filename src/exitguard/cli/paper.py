@@ -1,0 +1,84 @@
+"""`exitguard paper`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from exitguard.cli.exits import CommandFailed, Exit
+from exitguard.cli.output import Json
+from exitguard.config import logs
+from exitguard.core.session import NEW_YORK
+
+DEFAULT_ACCOUNTS = ("large:100000", "tiny:1000")
+
+
+def paper(
+    *,
+    port: Annotated[int, Parameter(help="TCP port on loopback; 0 takes a free one.")] = 0,
+    account: Annotated[
+        list[str] | None,
+        Parameter(consume_multiple=True, negative="", help="NAME:CASH, repeated; large:100000 and tiny:1000 without."),
+    ] = None,
+    replay: Annotated[Path | None, Parameter(help="File or folder of recorded minute bars.")] = None,
+    generate: Annotated[int | None, Parameter(help="Seed of a generated market.")] = None,
+    symbols: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="", help="Stocks to play.")] = None,
+    start: Annotated[str | None, Parameter(help="Market time to start at, ISO; New York time without a zone.")] = None,
+    speed: Annotated[float, Parameter(help="Market seconds a wall second.")] = 1.0,
+    paused: Annotated[bool, Parameter(negative="", help="Start with the market's clock standing still.")] = False,
+    host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
+    json: Json = False,
+) -> int:
+    """Start the Alpaca-compatible paper exchange. With --json the first line of stdout tells every URL and key."""
+    from exitguard.paper.server.main import serve
+
+    logs.setup("warning", "json")
+    if replay is not None and not replay.exists():
+        raise CommandFailed(f"--replay {replay}: no such file or folder", Exit.USAGE)
+    if not 0 <= port <= 65535:
+        raise CommandFailed(f"--port must lie in 0..65535, was {port}", Exit.USAGE)
+    if not speed > 0:
+        raise CommandFailed(f"--speed must be positive, was {speed}", Exit.USAGE)
+    return serve(
+        accounts=read_accounts(account or DEFAULT_ACCOUNTS),
+        port=port,
+        host=host,
+        replay=replay,
+        generate=generate,
+        symbols=symbols,
+        start=read_moment(start) if start is not None else None,
+        speed=speed,
+        paused=paused,
+        json=json,
+    )
+
+
+def read_accounts(texts: Sequence[str]) -> dict[str, Decimal]:
+    """Read `NAME:CASH`, cash in dollars. Raises CommandFailed."""
+    accounts: dict[str, Decimal] = {}
+    for text in texts:
+        name, _, cash = text.partition(":")
+        try:
+            amount = Decimal(cash)
+        except InvalidOperation:
+            amount = Decimal("NaN")
+        if not name or not amount.is_finite() or amount < 0:
+            raise CommandFailed(f"--account must be NAME:CASH with cash in dollars, was {text!r}", Exit.USAGE)
+        if name in accounts:
+            raise CommandFailed(f"--account {name} is given twice", Exit.USAGE)
+        accounts[name] = amount
+    return accounts
+
+
+def read_moment(text: str) -> datetime:
+    """Read a moment; New York time unless it carries a zone. Raises CommandFailed."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise CommandFailed(
+            f"--start must be an ISO time such as 2023-01-03T09:30, was {text!r}", Exit.USAGE
+        ) from error
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=NEW_YORK)
