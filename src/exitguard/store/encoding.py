@@ -19,6 +19,7 @@ import orjson
 from exitguard.core import records
 from exitguard.core.errors import InvalidInput
 from exitguard.core.records import Batch, Operation
+from exitguard.store.port import StoreRejected
 
 # One event's evidence is bounded, so that neither the journal nor the table grows without limit.
 MAX_PAYLOAD_BYTES = 65_536
@@ -30,8 +31,8 @@ _INT_LIMIT = 2**63
 _T = TypeVar("_T")
 
 
-class InvalidRecord(InvalidInput):
-    """A record with a field that is not what its type says; names the field and the value."""
+class InvalidRecord(StoreRejected, InvalidInput):
+    """A record with a field that is not what its type says; names the field and the value. Nothing was written."""
 
 
 OPERATIONS: dict[str, type[Any]] = {

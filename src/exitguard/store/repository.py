@@ -255,12 +255,12 @@ class PgAccountStore:
     async def claim_recommendations(self, now: datetime, limit: int = 20) -> list[RecommendationRecord]:
         """Claim pending, unexpired signals of this account, newest first; expire old ones (F41, F105).
 
-        Signals whose numbers cannot be read are set aside with the reason in the same transaction. Signals that a
-        holder before us claimed without result are claimed again.
+        Signals that a holder of the lease before us claimed, and that have no execution, are claimed again (T7).
+        Signals whose numbers cannot be read are set aside with the reason in the same transaction.
         """
         claimed: list[RecommendationRecord] = []
         async with self._work.use() as connection, connection.transaction():
-            await connection.execute(query("expire_recommendations"), self._account, now)
+            await connection.execute(query("expire_recommendations"), self._account, now, self._epoch)
             rows = await connection.fetch(query("claim_recommendations"), self._account, now, limit, self._epoch)
             for row in sorted(rows, key=lambda found: (found["created_at"], found["id"]), reverse=True):
                 problems: list[str] = []

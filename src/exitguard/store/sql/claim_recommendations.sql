@@ -3,10 +3,12 @@ WITH waiting AS (
     WHERE account_name = $1
         AND (
             status = 'pending'
-            -- Claimed by a holder that is gone, and nothing came of it.
+            -- Claimed by a holder of the lease before us, and nothing came of it.
             OR (
-                status = 'claimed' AND claimed_epoch < $4 AND NOT EXISTS (
-                    SELECT FROM dispatch_executions e WHERE e.account_name = r.account_name AND e.recommendation_id = r.id
+                status = 'claimed' AND $4::bigint IS NOT NULL AND (claimed_epoch IS NULL OR claimed_epoch < $4)
+                AND NOT EXISTS (
+                    SELECT FROM dispatch_executions e
+                    WHERE e.account_name = r.account_name AND e.recommendation_id = r.id
                 )
             )
         )

@@ -1,5 +1,5 @@
 SELECT e.* FROM dispatch_executions e
-WHERE e.account_name = $1 AND (e.filled_qty > 0 OR e.status IN ('unknown', 'accepted', 'partially_filled', 'filled'))
+WHERE e.account_name = $1 AND (e.filled_qty > 0 OR e.status IN ('intended', 'unknown', 'accepted', 'partially_filled', 'filled'))
     AND NOT EXISTS (
         SELECT FROM active_positions p WHERE p.account_name = e.account_name AND p.execution_id = e.execution_id
     )

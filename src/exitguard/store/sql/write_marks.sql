@@ -1,6 +1,10 @@
 UPDATE active_positions p SET
-    current_price = m.price, current_pnl_dollars = m.pnl_dollars, current_pnl_percent = m.pnl_percent,
-    best_price = m.best_price, worst_price = m.worst_price, marked_at = m.marked_at, last_checked_at = m.checked_at,
+    -- Without a usable quote the last mark stays, with the time at which it was true.
+    current_price = coalesce(m.price, p.current_price),
+    current_pnl_dollars = coalesce(m.pnl_dollars, p.current_pnl_dollars),
+    current_pnl_percent = coalesce(m.pnl_percent, p.current_pnl_percent),
+    marked_at = coalesce(m.marked_at, p.marked_at),
+    best_price = m.best_price, worst_price = m.worst_price, last_checked_at = m.checked_at,
     protection = m.protection, protection_since = m.protection_since,
     check_recorded_at = clock_timestamp(), updated_at = clock_timestamp()
 FROM unnest(

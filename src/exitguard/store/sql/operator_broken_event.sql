@@ -1,0 +1,1 @@
+SELECT exitguard.broken_event($1)

@@ -1,0 +1,1 @@
+SELECT * FROM v_position_health_check
