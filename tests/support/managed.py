@@ -120,9 +120,10 @@ class Managed:
     async def kill(self) -> None:
         """End the manager in the middle of whatever it does; its lease falls to the next one."""
         assert self.task is not None
-        self.task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.task
+        if not self.task.done():
+            self.task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self.task
         self.rows.leases.clear()
         self.broker.update_sinks.remove(self.trades._on_update)
         self.broker.quote_sinks.remove(self.market._on_quote)
@@ -236,6 +237,10 @@ class Managed:
     def command(self, verb: CommandVerb = CommandVerb.CLOSE, *, position_id: int | None = None) -> int:
         """Insert a person's request."""
         return self.venue.ledger.command(self.name, verb, position_id=position_id)
+
+    def held(self, symbol: str) -> Decimal:
+        """Signed quantity that the broker holds."""
+        return self.broker.held.get(symbol, (Decimal(0), Decimal(0)))[0]
 
     def row(self, position_id: int) -> PositionRecord:
         """The position's row as the ledger has it."""

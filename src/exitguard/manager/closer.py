@@ -170,7 +170,6 @@ class Closer:
             await asyncio.wait([tracked.restorer])  # its order must not appear behind our back
         state, effect = closing.begin(state, self._view(tracked, first=True))
         while not isinstance(effect, closing.Finish):
-            self._watch_deadline(tracked, state)
             seen = await self._perform(tracked, state, effect)
             state, effect = closing.advance(state, seen, self._view(tracked, first=False))
         await self._finish(tracked, state)
@@ -225,21 +224,6 @@ class Closer:
         good_for = CLEAR_FOR_STEPPED if context.options.stepped else CLEAR_FOR
         return context.clock.now() - tracked.broker_seen_at <= good_for
 
-    def _watch_deadline(self, tracked: Tracked, state: ClosingState) -> None:
-        now = self._context.clock.now()
-        record = tracked.record
-        if record.close_deadline is not None and now > record.close_deadline:
-            self._context.alarms.raise_alarm(
-                f"stuck:{record.id}",
-                "stuck",
-                f"close of {record.symbol} ({state.reason.value}) is past its deadline in phase {state.phase.value},"
-                f" attempt {state.attempt}: it goes on; look at the broker",
-                now,
-                record.id,
-                phase=state.phase.value,
-                attempt=state.attempt,
-            )
-
     # Effects ----------------------------------------------------------------------------------------------------
 
     async def _perform(self, tracked: Tracked, state: ClosingState, effect: Effect) -> Observation:
@@ -285,6 +269,9 @@ class Closer:
             return closing.Failed(str(error))
 
     async def _wait(self, tracked: Tracked, state: ClosingState, effect: closing.Wait) -> Observation:
+        if effect.full:
+            await asyncio.sleep(effect.seconds)
+            return closing.Done()
         tracked.news.clear()
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(tracked.news.wait())]
         if effect.until is not None:

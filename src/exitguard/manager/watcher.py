@@ -204,6 +204,16 @@ class Watcher:
                     EventType.PROTECTION_CHANGED, now, {"protection": state, "before": record.protection}, record.id
                 ),
             )
+        if state is Protection.STUCK:
+            context.alarms.raise_alarm(
+                f"stuck:{record.id}",
+                "stuck",
+                f"close of {record.symbol} ({record.close_reason}) is past its deadline at attempt"
+                f" {record.close_attempt}: it goes on; look at the broker",
+                now,
+                record.id,
+                attempt=record.close_attempt,
+            )
         since = tracked.bracket_missing_since
         threshold = timedelta(seconds=tracked.policy.alarms.naked_seconds)
         if state is Protection.NAKED and since is not None and now - since >= threshold:
@@ -226,6 +236,8 @@ class Watcher:
             record, policy = tracked.record, tracked.policy
             moments.append(record.max_hold_deadline)
             moments.append(record.entry_time + policy.min_hold)
+            if record.close_deadline is not None:
+                moments.append(record.close_deadline)
             if tracked.expires_at is not None:
                 moments.append(expiration_deadline(tracked.expires_at, policy))
             if session is not None:

@@ -42,7 +42,7 @@ async def test_i9_a_breach_ends_in_one_confirmed_close(
         assert history.exit_price == managed.broker.all_fills[-1].price  # F58: fills, never marks
         wins = reason is CloseReason.TAKE_PROFIT
         assert history.outcome is (Outcome.WIN if wins else Outcome.LOSS)
-        assert managed.broker.held.get(symbol, (Decimal(0),))[0] == 0
+        assert managed.held(symbol) == 0
 
 
 async def test_t3_a_fresh_position_at_its_entry_price_is_held() -> None:
