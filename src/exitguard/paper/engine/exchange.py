@@ -1,4 +1,4 @@
-"""The venue's single entry point (skeleton: the signatures are final, the bodies follow)."""
+"""The venue's single entry point: it wires the parts together and adds nothing of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
@@ -7,12 +7,32 @@ from typing import Any
 
 from exitguard.core.quote import Quote
 from exitguard.core.session import SessionCalendar
-from exitguard.paper.engine.faults import Faults
+from exitguard.paper.engine.accounts import Accounts
+from exitguard.paper.engine.admission import Admission
+from exitguard.paper.engine.balances import available_quantity
+from exitguard.paper.engine.daily import TradingDay
+from exitguard.paper.engine.desk import Desk
+from exitguard.paper.engine.extras import Extras
+from exitguard.paper.engine.faults import Fault
+from exitguard.paper.engine.interventions import Interventions
+from exitguard.paper.engine.ledger import Ledger
+from exitguard.paper.engine.lifecycle import Lifecycle
+from exitguard.paper.engine.listing import Listing
+from exitguard.paper.engine.matching import Matcher
 from exitguard.paper.engine.model import Account
+from exitguard.paper.engine.positions import Positions
+from exitguard.paper.engine.queries import get_by_client_id, list_activities, list_orders
 from exitguard.paper.engine.settings import ExchangeSettings
-
-Json = dict[str, Any]
-TradeUpdateListener = Callable[[Account, Json], None]
+from exitguard.paper.engine.settlement import Settlement
+from exitguard.paper.engine.venue import TradeUpdateListener, Venue
+from exitguard.paper.engine.views import (
+    Json,
+    account_json,
+    asset_json,
+    configurations_json,
+    order_json,
+)
+from exitguard.paper.engine.wire import text, timestamp
 
 
 class Exchange:
@@ -30,160 +50,196 @@ class Exchange:
         self.calendar = calendar
         self.seed = seed
         self.settings = settings or ExchangeSettings()
-        self.faults = Faults()
-        self.trade_update_listeners: list[TradeUpdateListener] = []
-        self.accounts: dict[str, Account] = {}
+        venue = Venue(calendar, seed, now, schedule, self.settings, self._happen)
+        self._venue = venue
+        self._accounts = Accounts(venue)
+        self._listing = Listing(venue)
+        self._lifecycle = Lifecycle(venue)
+        self._ledger = Ledger(venue)
+        self._matcher = Matcher(venue, self._ledger, self._lifecycle)
+        self._desk = Desk(venue, Admission(venue), self._lifecycle)
+        self._positions = Positions(venue, self._desk, self._lifecycle)
+        self._settlement = Settlement(venue, self._ledger, self._lifecycle, self._positions)
+        self._extras = Extras(venue)
+        self._interventions = Interventions(
+            venue, self._desk, self._lifecycle, self._positions, self._settlement, self._extras
+        )
+        self._day = TradingDay(venue, self._lifecycle, self._matcher, self._settlement, self._listing)
+        self.faults = venue.faults
+        self.accounts = venue.accounts
+        self.trade_update_listeners: list[TradeUpdateListener] = venue.listeners
+
+    def _happen(self, fault: Fault) -> None:
+        self._catch_up()
+        self._interventions.happen(fault)
+
+    def _catch_up(self) -> None:
+        """Boundaries that the host has not announced yet come before anything that happens after them."""
+        now = self._venue.moment()
+        if now >= self._day.next_at:
+            self._day.advance_to(now)
 
     # Accounts
     def create_account(self, name: str, cash: Decimal, **configuration: Any) -> Account:
-        """Open an account. `configuration`: multiplier "1"|"2"|"4", shorting_enabled, options_trading_level."""
-        raise NotImplementedError
+        """Open an account; key, secret, number and id follow from the venue's seed and the name.
+
+        `configuration`: multiplier "1"|"2"|"4", shorting_enabled, options_trading_level 0-3. Raises InvalidInput.
+        """
+        return self._accounts.create(name, cash, configuration)
 
     def account_by_key(self, key: str, secret: str) -> Account | None:
         """The account of a key pair, None for wrong credentials."""
-        raise NotImplementedError
+        return self._accounts.by_key(key, secret)
 
     def account_json(self, account: Account) -> Json:
         """GET /v2/account."""
-        raise NotImplementedError
+        return account_json(account)
 
     def configurations_json(self, account: Account) -> Json:
         """GET /v2/account/configurations."""
-        raise NotImplementedError
+        return configurations_json(account)
 
     def patch_configurations(self, account: Account, body: Mapping[str, Any]) -> Json:
         """PATCH /v2/account/configurations."""
-        raise NotImplementedError
+        return self._extras.patch_configurations(account, body)
 
     # Orders
     def submit_order(self, account: Account, body: Mapping[str, Any]) -> Json:
         """POST /v2/orders."""
-        raise NotImplementedError
+        self._catch_up()
+        return order_json(self._desk.submit(account, body), nested=True)
 
     def list_orders(self, account: Account, params: Mapping[str, str]) -> list[Json]:
         """GET /v2/orders."""
-        raise NotImplementedError
+        return list_orders(self._venue, account, params)
 
     def get_order(self, account: Account, order_id: str, nested: bool = False) -> Json:
         """GET /v2/orders/{id}."""
-        raise NotImplementedError
+        return order_json(self._venue.order(account, order_id), nested)
 
     def get_order_by_client_order_id(self, account: Account, client_order_id: str, nested: bool = False) -> Json:
         """GET /v2/orders:by_client_order_id."""
-        raise NotImplementedError
+        return get_by_client_id(account, client_order_id, nested)
 
     def replace_order(self, account: Account, order_id: str, body: Mapping[str, Any]) -> Json:
         """PATCH /v2/orders/{id}: answers the new order."""
-        raise NotImplementedError
+        self._catch_up()
+        return order_json(self._desk.replace(account, order_id, body), nested=True)
 
     def cancel_order(self, account: Account, order_id: str) -> None:
         """DELETE /v2/orders/{id}: 204."""
-        raise NotImplementedError
+        self._catch_up()
+        self._desk.cancel(account, order_id)
 
     def cancel_all_orders(self, account: Account) -> list[Json]:
         """DELETE /v2/orders: 207, one {id, status} an order."""
-        raise NotImplementedError
+        self._catch_up()
+        return self._desk.cancel_all(account)
 
     # Positions
     def list_positions(self, account: Account) -> list[Json]:
         """GET /v2/positions."""
-        raise NotImplementedError
+        return self._positions.list_all(account)
 
     def get_position(self, account: Account, symbol_or_id: str) -> Json:
         """GET /v2/positions/{symbol or asset id}."""
-        raise NotImplementedError
+        return self._positions.get(account, symbol_or_id)
 
     def close_position(self, account: Account, symbol_or_id: str, params: Mapping[str, str]) -> Json:
         """DELETE /v2/positions/{symbol or asset id}: answers the closing order."""
-        raise NotImplementedError
+        self._catch_up()
+        return order_json(self._positions.close(account, symbol_or_id, params))
 
     def close_all_positions(self, account: Account, params: Mapping[str, str]) -> list[Json]:
         """DELETE /v2/positions: 207, one {symbol, status, body} a position."""
-        raise NotImplementedError
+        self._catch_up()
+        return self._positions.close_all(account, params)
 
     def exercise(self, account: Account, symbol_or_id: str) -> Json:
         """POST /v2/positions/{symbol or contract id}/exercise."""
-        raise NotImplementedError
+        self._catch_up()
+        return self._settlement.request_exercise(account, symbol_or_id)
 
     def do_not_exercise(self, account: Account, symbol_or_id: str) -> Json:
         """POST /v2/positions/{symbol or contract id}/do-not-exercise."""
-        raise NotImplementedError
+        self._catch_up()
+        return self._settlement.request_no_exercise(account, symbol_or_id)
 
     # Activities and history
     def list_activities(self, account: Account, params: Mapping[str, str]) -> list[Json]:
         """GET /v2/account/activities."""
-        raise NotImplementedError
+        return list_activities(account, params)
 
     def activities_by_type(self, account: Account, activity_type: str, params: Mapping[str, str]) -> list[Json]:
         """GET /v2/account/activities/{type}."""
-        raise NotImplementedError
+        return list_activities(account, params, activity_type)
 
     def portfolio_history(self, account: Account, params: Mapping[str, str]) -> Json:
         """GET /v2/account/portfolio/history."""
-        raise NotImplementedError
+        return self._extras.portfolio_history(account, params)
 
     # Assets and contracts
     def list_assets(self, params: Mapping[str, str]) -> list[Json]:
         """GET /v2/assets."""
-        raise NotImplementedError
+        return self._listing.list_assets(params)
 
     def get_asset(self, symbol_or_id: str) -> Json:
         """GET /v2/assets/{symbol or id}."""
-        raise NotImplementedError
+        return self._listing.get_asset(symbol_or_id)
 
     def list_option_contracts(self, params: Mapping[str, str]) -> Json:
         """GET /v2/options/contracts."""
-        raise NotImplementedError
+        return self._listing.list_contracts(params)
 
     def get_option_contract(self, symbol_or_id: str) -> Json:
         """GET /v2/options/contracts/{symbol or id}."""
-        raise NotImplementedError
+        return self._listing.get_contract(symbol_or_id)
 
     def announcements(self, params: Mapping[str, str]) -> list[Json]:
         """GET /v2/corporate_actions/announcements."""
-        raise NotImplementedError
+        return self._extras.announcements(params)
 
     def get_announcement(self, announcement_id: str) -> Json:
         """GET /v2/corporate_actions/announcements/{id}."""
-        raise NotImplementedError
+        return self._extras.get_announcement(announcement_id)
 
     # Watchlists
     def list_watchlists(self, account: Account) -> list[Json]:
         """GET /v2/watchlists (without their assets)."""
-        raise NotImplementedError
+        return self._extras.list_watchlists(account)
 
     def create_watchlist(self, account: Account, body: Mapping[str, Any]) -> Json:
         """POST /v2/watchlists."""
-        raise NotImplementedError
+        return self._extras.create_watchlist(account, body)
 
     def get_watchlist(self, account: Account, watchlist_id: str) -> Json:
         """GET /v2/watchlists/{id}."""
-        raise NotImplementedError
+        return self._extras.get_watchlist(account, watchlist_id)
 
     def watchlist_id_by_name(self, account: Account, name: str) -> str:
         """The id for the `:by_name` forms; 404 when there is none."""
-        raise NotImplementedError
+        return self._extras.watchlist_id_by_name(account, name)
 
     def update_watchlist(self, account: Account, watchlist_id: str, body: Mapping[str, Any]) -> Json:
         """PUT /v2/watchlists/{id}: replaces name and symbols."""
-        raise NotImplementedError
+        return self._extras.update_watchlist(account, watchlist_id, body)
 
     def add_to_watchlist(self, account: Account, watchlist_id: str, body: Mapping[str, Any]) -> Json:
         """POST /v2/watchlists/{id}: adds body["symbol"]."""
-        raise NotImplementedError
+        return self._extras.add_to_watchlist(account, watchlist_id, body)
 
     def remove_from_watchlist(self, account: Account, watchlist_id: str, symbol: str) -> Json:
         """DELETE /v2/watchlists/{id}/{symbol}."""
-        raise NotImplementedError
+        return self._extras.remove_from_watchlist(account, watchlist_id, symbol)
 
     def delete_watchlist(self, account: Account, watchlist_id: str) -> None:
         """DELETE /v2/watchlists/{id}: 204."""
-        raise NotImplementedError
+        self._extras.delete_watchlist(account, watchlist_id)
 
     # Market side
     def add_stock(self, symbol: str, price: Decimal, **attributes: Any) -> Json:
         """List a stock. `attributes`: name, exchange, fractionable, shortable, marginable, tradable, has_options, …."""
-        raise NotImplementedError
+        return asset_json(self._listing.add_stock(symbol, price, **attributes))
 
     def add_option_chain(
         self,
@@ -197,45 +253,80 @@ class Exchange:
 
         Without `expiries` today (when it is a session), the next sessions of the week and the next four Fridays.
         """
-        raise NotImplementedError
+        return self._listing.add_option_chain(underlying, expiries, strikes, strikes_each_side)
 
     def on_quotes(self, quotes: Sequence[Quote]) -> None:
         """Take the newest quotes, in time order, and match what they make marketable."""
-        raise NotImplementedError
+        self._catch_up()
+        self._matcher.on_quotes(quotes)
 
     def on_trade(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Take a print: it marks positions and triggers stops."""
-        raise NotImplementedError
+        self._catch_up()
+        self._matcher.on_trade(symbol, price, at)
 
     def quote(self, symbol: str) -> Quote | None:
         """The newest quote as it came, None before the first."""
-        raise NotImplementedError
+        asset = self._venue.assets.get(symbol)
+        return None if asset is None else asset.quote
 
     def advance_to(self, now: datetime) -> None:
         """Do what session boundaries up to `now` demand: openings, expiries, liquidation, settlement."""
-        raise NotImplementedError
+        self._day.advance_to(now)
 
-    def next_boundary(self, after: datetime) -> datetime:
-        """The next moment at which `advance_to` would do something: a host that jumps stops there first."""
-        raise NotImplementedError
+    @property
+    def next_boundary(self) -> datetime:
+        """The next moment at which `advance_to` has something to do: a host that jumps may stop there first."""
+        return self._day.next_at
 
     def halt(self, symbol: str) -> None:
         """Stop trading in a symbol; orders are taken and wait."""
-        raise NotImplementedError
+        self._interventions.halt(symbol)
 
     def resume(self, symbol: str) -> None:
         """Let a halted symbol trade again."""
-        raise NotImplementedError
+        self._interventions.resume(symbol)
 
     def is_halted(self, symbol: str) -> bool:
         """Whether a symbol is halted."""
-        raise NotImplementedError
+        asset = self._venue.assets.get(symbol)
+        return asset is not None and asset.halted
 
     # For the admin API and tests
     def state_json(self) -> Json:
         """Every account's cash, positions and open orders, as they truly are (no lag fault)."""
-        raise NotImplementedError
+        return {
+            account.name: {
+                "cash": text(account.cash),
+                "positions": {
+                    symbol: {
+                        "qty": text(position.qty),
+                        "available": text(available_quantity(account, position)),
+                        "average": text(position.average),
+                    }
+                    for symbol, position in account.positions.items()
+                },
+                "open_orders": [order_json(order) for order in account.open.values()],
+                "orders": len(account.orders),
+                "activities": len(account.activities),
+                "pending_activities": len(account.pending_activities),
+            }
+            for account in self._venue.accounts.values()
+        }
 
     def fills_json(self) -> list[Json]:
-        """Every execution of every account in order: account, symbol, side, qty, price, at, ids."""
-        raise NotImplementedError
+        """The executions of all accounts in order: account, symbol, side, qty, price, at and identifiers."""
+        return [
+            {
+                "account": execution.account,
+                "symbol": execution.symbol,
+                "side": execution.side,
+                "qty": text(execution.qty),
+                "price": text(execution.price),
+                "at": timestamp(execution.at),
+                "execution_id": execution.execution_id,
+                "order_id": execution.order_id,
+                "client_order_id": execution.client_order_id,
+            }
+            for execution in self._venue.executions
+        ]
