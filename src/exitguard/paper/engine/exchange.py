@@ -274,10 +274,9 @@ class Exchange:
         """Do what session boundaries up to `now` demand: openings, expiries, liquidation, settlement."""
         self._day.advance_to(now)
 
-    @property
-    def next_boundary(self) -> datetime:
-        """The next moment at which `advance_to` has something to do: a host that jumps may stop there first."""
-        return self._day.next_at
+    def next_boundary(self, after: datetime) -> datetime:
+        """The next moment from `after` on at which `advance_to` has something to do; a host that jumps stops there."""
+        return max(self._day.next_at, after)
 
     def halt(self, symbol: str) -> None:
         """Stop trading in a symbol; orders are taken and wait."""
