@@ -6,216 +6,91 @@ further attempt, and only the broker's evidence ends it (spec: closing, step by 
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
 
-from exitguard.core.instrument import Instrument, round_to_tick
-from exitguard.core.orders import BrokerOrder, BrokerPosition, OrderRequest, OrderSide, OrderType, TimeInForce
-from exitguard.core.policy import CloseStyle, Policy
-from exitguard.core.position import PositionSide
-from exitguard.core.quote import Quote
-from exitguard.core.records import CloseReason
+from exitguard.core.closing_words import (
+    AskPosition,
+    CancelOrders,
+    ClosingState,
+    Context,
+    Done,
+    Effect,
+    Failed,
+    Finish,
+    ListOrders,
+    Lookup,
+    Observation,
+    OrderAbsent,
+    OrderSeen,
+    OrdersListed,
+    Phase,
+    Poll,
+    PositionSeen,
+    RefusalKind,
+    RepairFills,
+    SendRefused,
+    SendUnknown,
+    Submit,
+    Wait,
+)
+from exitguard.core.instrument import round_to_tick
+from exitguard.core.orders import (
+    BrokerOrder,
+    OrderRequest,
+    OrderSide,
+    OrderStatus,
+    OrderType,
+    TimeInForce,
+)
+from exitguard.core.policy import CloseStyle
+
+__all__ = [
+    "ABSENCE_PROOFS",
+    "RETRY_WAIT_MAX",
+    "AskPosition",
+    "CancelOrders",
+    "ClosingState",
+    "Context",
+    "Done",
+    "Effect",
+    "Failed",
+    "Finish",
+    "ListOrders",
+    "Lookup",
+    "Observation",
+    "OrderAbsent",
+    "OrderSeen",
+    "OrdersListed",
+    "Phase",
+    "Poll",
+    "PositionSeen",
+    "RefusalKind",
+    "RepairFills",
+    "SendRefused",
+    "SendUnknown",
+    "Submit",
+    "Wait",
+    "advance",
+    "begin",
+    "client_order_id",
+    "close_request",
+]
 
 ZERO = Decimal(0)
-# A 404 for a client order id right after a send is no proof: look this often, over at least this long (seconds).
+# A 404 for a client order id right after a send is no proof: look this often, with growing waits between the looks.
 ABSENCE_PROOFS = 3
 RETRY_WAIT_MIN = 0.25
 RETRY_WAIT_MAX = 30.0
-
-
-class Phase(StrEnum):
-    """Where a close stands."""
-
-    CLEARING = "clearing"
-    CHECKING = "checking"
-    SENDING = "sending"
-    RESOLVING = "resolving"
-    WORKING = "working"
-    CANCELLING = "cancelling"
-    DONE = "done"
-
-
-@dataclass(frozen=True, slots=True)
-class ClosingState:
-    """A close in progress. `keep_qty` is what a reduction leaves (0 for a close); waits are seconds of real time."""
-
-    account: str
-    uid: str
-    instrument: Instrument
-    side: PositionSide
-    reason: CloseReason
-    started_at: datetime
-    deadline: datetime
-    keep_qty: Decimal = ZERO
-    attempt: int = 0
-    step: int = 0
-    phase: Phase = Phase.CLEARING
-    request: OrderRequest | None = None
-    order_id: str | None = None
-    sent_at: datetime | None = None
-    absences: int = 0
-    failures: int = 0
-    disagreements: int = 0
-
-    @property
-    def is_reduction(self) -> bool:
-        """Whether something is to be left."""
-        return self.keep_qty > 0
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What the machine may know besides what it saw.
-
-    `held` is the fold of fills. `quote` is the latest usable quote or None. `can_trade`: an order sent now acts now.
-    `clear` is True when the shell's own books prove that nothing rests on the contract and that the broker held exactly
-    `held` moments ago: then the first attempt needs no questions.
-    """
-
-    now: datetime
-    held: Decimal
-    quote: Quote | None
-    can_trade: bool
-    extended_hours: bool
-    policy: Policy
-    clear: bool = False
-
-
-# What the shell is asked to do ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ListOrders:
-    """List all open orders of the contract."""
-
-
-@dataclass(frozen=True, slots=True)
-class CancelOrders:
-    """Ask for the cancellation of these orders."""
-
-    order_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AskPosition:
-    """Ask the broker what it holds of the contract."""
-
-
-@dataclass(frozen=True, slots=True)
-class RepairFills:
-    """Read the contract's recent orders and fold what our books missed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """Commit the intent, then send the order once."""
-
-    request: OrderRequest
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """Ask for the order of a client order id."""
-
-    client_order_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Poll:
-    """Ask for an order."""
-
-    order_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Wait `seconds` of real time, until the venue's `until`, or until news of the contract: what comes first.
-
-    The shell answers OrderSeen when the news is about the working order, else Done.
-    """
-
-    seconds: float
-    until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Nothing is left to do: the fold of fills says so."""
-
-
-Effect = ListOrders | CancelOrders | AskPosition | RepairFills | Submit | Lookup | Poll | Wait | Finish
-
-
-# What the shell saw ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class OrdersListed:
-    """Open orders of the contract, legs included."""
-
-    orders: tuple[BrokerOrder, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PositionSeen:
-    """The broker's answer; None means that it holds none."""
-
-    position: BrokerPosition | None
-
-
-@dataclass(frozen=True, slots=True)
-class OrderSeen:
-    """An order of ours as the broker describes it now."""
-
-    order: BrokerOrder
-
-
-@dataclass(frozen=True, slots=True)
-class OrderAbsent:
-    """404 for the client order id."""
-
-
-class RefusalKind(StrEnum):
-    """Why the broker refused an order, as far as the procedure cares."""
-
-    DUPLICATE = "duplicate"
-    RECONCILE = "reconcile"
-    BUSY = "busy"
-    OTHER = "other"
-
-
-@dataclass(frozen=True, slots=True)
-class SendRefused:
-    """The broker proved that it does not have the order, except for DUPLICATE, which proves that it does."""
-
-    kind: RefusalKind
-    detail: str
-    retry_after: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SendUnknown:
-    """The order may or may not have arrived."""
-
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A cancel request, a repair or a wait is over; its consequences show in the context or in the next answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A question got no usable answer: nothing is known."""
-
-    detail: str
-
-
-Observation = OrdersListed | PositionSeen | OrderSeen | OrderAbsent | SendRefused | SendUnknown | Done | Failed
+# Pace past the deadline, and while the venue takes no orders: the request budget is for positions that can be helped.
+SLOW_WAIT = 5.0
+# A cancel can be lost: ask again after this many looks that still found the order open.
+CANCEL_EVERY = 4
+# Positions lag fills by up to ten seconds (Alpaca-API#276): so many looks before a difference is taken at its word.
+LAG_LOOKS = 6
+# A limit in extended hours cannot end at market: it is brought back to the far side this often.
+EXTENDED_REPRICE = timedelta(seconds=30)
 
 
 def client_order_id(account: str, uid: str, purpose: str, attempt: int) -> str:
@@ -224,20 +99,26 @@ def client_order_id(account: str, uid: str, purpose: str, attempt: int) -> str:
 
 
 def begin(state: ClosingState, context: Context) -> tuple[ClosingState, Effect]:
-    """First effect of a new close, or of one that a restart found."""
-    if context.held <= state.keep_qty:
+    """First effect of a new close, or of one that a restart found.
+
+    An attempt that may be live is followed up before anything else, even when nothing seems to be left.
+    """
+    if state.request is not None and state.phase in (Phase.SENDING, Phase.RESOLVING):
+        return replace(state, phase=Phase.RESOLVING, absences=0), Lookup(state.request.client_order_id)
+    if state.request is not None and state.order_id is not None and state.phase in (Phase.WORKING, Phase.CANCELLING):
+        return state, Poll(state.order_id)
+    if context.clear and context.held <= state.keep_qty:
         return replace(state, phase=Phase.DONE), Finish()
-    if state.phase is Phase.RESOLVING and state.request is not None:
-        return state, Lookup(state.request.client_order_id)
-    if context.clear and context.can_trade and state.attempt == 0:
+    if context.clear and state.attempt == 0 and _can_send(state, context):
         return _send(state, context, context.held - state.keep_qty)
-    return replace(state, phase=Phase.CLEARING), ListOrders()
+    # Nothing proves that our books are up to date: a leg may have filled unseen while the position still lags.
+    return replace(state, phase=Phase.CLEARING, repair_due=True), ListOrders()
 
 
 def advance(state: ClosingState, seen: Observation, context: Context) -> tuple[ClosingState, Effect]:
     """Next effect, given what the shell saw."""
-    if context.held <= state.keep_qty and state.phase in (Phase.CLEARING, Phase.CHECKING):
-        return replace(state, phase=Phase.DONE), Finish()
+    if state.phase is Phase.DONE:
+        return state, Finish()
     handler = _HANDLERS[state.phase]
     return handler(state, seen, context)
 
@@ -245,6 +126,16 @@ def advance(state: ClosingState, seen: Observation, context: Context) -> tuple[C
 def _retry_wait(failures: int) -> float:
     wait: float = min(RETRY_WAIT_MAX, RETRY_WAIT_MIN * 2.0 ** min(failures, 10))
     return wait
+
+
+def _pace(state: ClosingState, context: Context) -> float:
+    """Wait between two looks at something that takes its time; slower once the close is past its deadline."""
+    return RETRY_WAIT_MIN if context.now <= state.deadline else SLOW_WAIT
+
+
+def _can_send(state: ClosingState, context: Context) -> bool:
+    """Whether an order sent now would act now; in extended hours only a limit does, and a limit needs a quote."""
+    return context.can_trade and not (context.extended_hours and _limit_price(state, context) is None)
 
 
 def _clearing(state: ClosingState, seen: Observation, context: Context) -> tuple[ClosingState, Effect]:
@@ -259,11 +150,17 @@ def _clearing(state: ClosingState, seen: Observation, context: Context) -> tuple
         state = replace(state, phase=Phase.WORKING, order_id=mine.id, sent_at=state.sent_at or context.now)
         return _working(state, OrderSeen(mine), context)
     if not open_orders:
-        return replace(state, phase=Phase.CHECKING, failures=0), AskPosition()
-    to_cancel = tuple(order.id for order in open_orders if order.status.value != "pending_cancel")
-    state = replace(state, failures=state.failures + 1)
-    # Cancels are asynchronous: ask, then look again; asked again only because a cancel can be lost.
-    return state, CancelOrders(to_cancel) if to_cancel and state.failures % 4 == 1 else Wait(_retry_wait(0))
+        if context.held <= state.keep_qty:
+            return replace(state, phase=Phase.DONE), Finish()
+        return _ask(replace(state, phase=Phase.CHECKING, failures=0, looks=0), context)
+    if context.held > state.keep_qty and not context.can_trade:
+        # No order of ours could follow: leave the resting protection where it is until one can.
+        return state, Wait(SLOW_WAIT)
+    to_cancel = tuple(order.id for order in open_orders if order.status is not OrderStatus.PENDING_CANCEL)
+    # Cancels are asynchronous, and a leg may fill first: ask, look again, and read the fills once nothing rests.
+    ask = bool(to_cancel) and state.looks % CANCEL_EVERY == 0
+    state = replace(state, looks=state.looks + 1, repair_due=True)
+    return state, CancelOrders(to_cancel) if ask else Wait(_pace(state, context))
 
 
 def _own_attempt(state: ClosingState, orders: Collection[BrokerOrder]) -> BrokerOrder | None:
@@ -272,38 +169,72 @@ def _own_attempt(state: ClosingState, orders: Collection[BrokerOrder]) -> Broker
     return next((o for o in orders if o.client_order_id == state.request.client_order_id), None)
 
 
+def _ask(state: ClosingState, context: Context) -> tuple[ClosingState, Effect]:
+    """The next question of the check: missed fills first where they are due, then the broker's position."""
+    if not context.can_trade:
+        return state, Wait(SLOW_WAIT)
+    if state.repair_due:
+        return replace(state, repairing=True), RepairFills()
+    return state, AskPosition()
+
+
 def _checking(state: ClosingState, seen: Observation, context: Context) -> tuple[ClosingState, Effect]:
+    if context.held <= state.keep_qty:
+        return replace(state, phase=Phase.DONE), Finish()
     if isinstance(seen, Failed):
-        state = replace(state, failures=state.failures + 1)
+        state = replace(state, failures=state.failures + 1, repairing=False)
         return state, Wait(_retry_wait(state.failures))
     if not isinstance(seen, PositionSeen):
-        return state, AskPosition()
-    if not context.can_trade:
-        return state, Wait(5.0)
+        if state.repairing:
+            state = replace(state, repair_due=False, repairing=False)
+        return _ask(state, context)
     held = ZERO if seen.position is None else seen.position.qty * state.side.sign
     free = ZERO if seen.position is None else abs(seen.position.qty_available)
+    if state.ceiling is not None and context.held > state.ceiling:
+        # The order itself said that it filled more than our books have: never sell that part again.
+        state = replace(state, disagreements=state.disagreements + 1)
+        if state.disagreements <= LAG_LOOKS:
+            return _look_again(state, context)
+        state = replace(state, ceiling=None)
     if held != context.held:
         # Our books and the broker differ: read what we missed, then look again. Positions lag fills by seconds.
         state = replace(state, disagreements=state.disagreements + 1)
         if held <= 0 or state.disagreements <= 2:
-            wait = Wait(min(5.0, _retry_wait(state.disagreements)))
-            return state, RepairFills() if state.disagreements % 2 else wait
-    if free < held and state.disagreements <= 6:
+            return _look_again(state, context)
+    if free < held and state.disagreements <= LAG_LOOKS:
         # Something still holds a part: clear again before sending less than everything.
         state = replace(state, phase=Phase.CLEARING, disagreements=state.disagreements + 1, failures=0)
         return state, Wait(_retry_wait(state.disagreements))
     # The smaller of both words: an answer that lags can never make us sell what is gone (I1).
-    qty = min(free, held, context.held) - state.keep_qty
+    qty = min(free, min(held, context.held) - state.keep_qty)
     if qty <= 0:
-        return replace(state, phase=Phase.CLEARING), Wait(min(5.0, _retry_wait(state.disagreements)))
+        return replace(state, phase=Phase.CLEARING), Wait(min(SLOW_WAIT, _retry_wait(state.disagreements)))
+    if not _can_send(state, context):
+        return state, Wait(SLOW_WAIT)
     return _send(replace(state, disagreements=0), context, qty)
+
+
+def _look_again(state: ClosingState, context: Context) -> tuple[ClosingState, Effect]:
+    """Read the fills at every other look, wait at the others."""
+    if state.disagreements % 2:
+        return _ask(replace(state, repair_due=True), context)
+    return state, Wait(min(SLOW_WAIT, _retry_wait(state.disagreements)))
 
 
 def _send(state: ClosingState, context: Context, qty: Decimal) -> tuple[ClosingState, Effect]:
     attempt = state.attempt + 1
     request = close_request(state, attempt, qty, context)
     state = replace(
-        state, phase=Phase.SENDING, attempt=attempt, request=request, order_id=None, sent_at=context.now, absences=0
+        state,
+        phase=Phase.SENDING,
+        attempt=attempt,
+        request=request,
+        order_id=None,
+        sent_at=context.now,
+        absences=0,
+        held_before=context.held,
+        ceiling=None,
+        duplicate=False,
     )
     return state, Submit(request, attempt)
 
@@ -331,15 +262,17 @@ def _limit_price(state: ClosingState, context: Context) -> Decimal | None:
     selling = state.side.closing is OrderSide.SELL
     if quote is None or quote.bid <= 0 or quote.ask <= 0:
         return None
-    far_side = quote.bid if selling else quote.ask
+    far_side = round_to_tick(quote.bid if selling else quote.ask, up=not selling, is_option=state.instrument.is_option)
+    if far_side <= 0:
+        return None
     if context.extended_hours:
-        return round_to_tick(far_side, up=not selling)
+        return far_side
     style = policy.option_close_style if state.instrument.is_option else policy.stock_close_style
     if style is CloseStyle.MARKET or state.step >= policy.adaptive_steps:
         return None
     if quote.relative_spread * 100 <= policy.adaptive_tight_spread_percent:
         return None
-    return round_to_tick(far_side, up=not selling)
+    return far_side
 
 
 def _sending(state: ClosingState, seen: Observation, context: Context) -> tuple[ClosingState, Effect]:
@@ -347,18 +280,38 @@ def _sending(state: ClosingState, seen: Observation, context: Context) -> tuple[
     if request is None:
         raise AssertionError("sending without a request")
     if isinstance(seen, OrderSeen):
-        state = replace(state, phase=Phase.WORKING, order_id=seen.order.id, failures=0)
-        return _working(state, seen, context)
-    if isinstance(seen, SendUnknown) or (isinstance(seen, SendRefused) and seen.kind is RefusalKind.DUPLICATE):
-        return replace(state, phase=Phase.RESOLVING, absences=0), Lookup(request.client_order_id)
-    if isinstance(seen, SendRefused):
-        state = replace(state, phase=Phase.CLEARING, failures=state.failures + 1)
-        return state, Wait(seen.retry_after if seen.retry_after is not None else _retry_wait(state.failures))
-    # The intent could not be committed: nothing was sent, the same attempt may go out later.
-    if context.held <= state.keep_qty:
-        return replace(state, phase=Phase.DONE), Finish()
-    state = replace(state, failures=state.failures + 1)
-    return state, Submit(request, state.attempt) if isinstance(seen, Done) else Wait(_retry_wait(state.failures))
+        return _working(_accepted(state, seen.order, context), seen, context)
+    if isinstance(seen, SendRefused) and seen.kind is not RefusalKind.DUPLICATE:
+        state = replace(
+            state,
+            phase=Phase.CLEARING,
+            futile=state.futile + 1,
+            looks=0,
+            # "Insufficient quantity" and "intent mismatch" mean that our books are behind.
+            repair_due=state.repair_due or seen.kind is RefusalKind.RECONCILE,
+        )
+        wait = _retry_wait(state.futile)
+        if seen.retry_after is not None and seen.retry_after > wait:
+            wait = min(seen.retry_after, RETRY_WAIT_MAX)
+        return state, Wait(wait)
+    if isinstance(seen, Failed):
+        # The intent could not be committed, so nothing was sent: the same attempt, with a quantity asked for anew.
+        state = replace(
+            state,
+            phase=Phase.CLEARING,
+            attempt=state.attempt - 1,
+            request=None,
+            repair_due=True,
+            futile=state.futile + 1,
+        )
+        return state, Wait(_retry_wait(state.futile))
+    state = replace(state, phase=Phase.RESOLVING, absences=0, duplicate=isinstance(seen, SendRefused))
+    return state, Lookup(request.client_order_id)
+
+
+def _accepted(state: ClosingState, order: BrokerOrder, context: Context) -> ClosingState:
+    sent_at = state.sent_at if state.sent_at is not None else context.now
+    return replace(state, phase=Phase.WORKING, order_id=order.id, sent_at=sent_at, failures=0, looks=0)
 
 
 def _resolving(state: ClosingState, seen: Observation, context: Context) -> tuple[ClosingState, Effect]:
@@ -366,17 +319,19 @@ def _resolving(state: ClosingState, seen: Observation, context: Context) -> tupl
     if request is None:
         raise AssertionError("resolving without a request")
     if isinstance(seen, OrderSeen):
-        state = replace(state, phase=Phase.WORKING, order_id=seen.order.id, failures=0)
-        return _working(state, seen, context)
+        return _working(_accepted(state, seen.order, context), seen, context)
     if isinstance(seen, OrderAbsent):
         state = replace(state, absences=state.absences + 1)
-        if state.absences >= ABSENCE_PROOFS:
-            # Proven absent: this attempt's id is free again, and only it; the quantity is asked for anew.
-            if context.held <= state.keep_qty:
-                return replace(state, phase=Phase.DONE), Finish()
-            state = replace(state, phase=Phase.CLEARING, attempt=state.attempt - 1, request=None, absences=0)
-            return state, ListOrders()
-        return state, Wait(_retry_wait(state.absences + 1))
+        if state.absences < ABSENCE_PROOFS:
+            return state, Wait(_retry_wait(state.absences + 1), full=True)
+        if state.duplicate:
+            # The id is used, and the order cannot be fetched: the list of open orders says whether it is live. The
+            # next attempt gets an id of its own.
+            state = replace(state, phase=Phase.CLEARING, futile=state.futile + 1, repair_due=True, looks=0)
+            return state, Wait(_retry_wait(state.futile))
+        # Proven absent: this attempt's id is free again, and only it; the quantity is asked for anew.
+        state = replace(state, phase=Phase.CLEARING, attempt=state.attempt - 1, request=None, absences=0, looks=0)
+        return state, ListOrders()
     if isinstance(seen, Failed):
         state = replace(state, failures=state.failures + 1)
         return state, Wait(_retry_wait(state.failures))
@@ -387,46 +342,78 @@ def _working(state: ClosingState, seen: Observation, context: Context) -> tuple[
     order_id, request = state.order_id, state.request
     if order_id is None or request is None:
         raise AssertionError("working without an order")
-    if isinstance(seen, Done):
-        return state, Poll(order_id)
     if isinstance(seen, Failed):
         state = replace(state, failures=state.failures + 1)
         return state, Wait(_retry_wait(state.failures))
-    if isinstance(seen, OrderSeen) and not seen.order.is_open:
-        return _ended(state, context)
+    if isinstance(seen, OrderAbsent):
+        return replace(state, phase=Phase.RESOLVING, absences=0), Lookup(request.client_order_id)
+    if not isinstance(seen, OrderSeen):
+        return state, Poll(order_id)
+    if not seen.order.is_open:
+        return _ended(state, seen.order, context)
     if context.held <= state.keep_qty:
         # Something else closed it while our order rests: take the order back before anything is called done.
-        return replace(state, phase=Phase.CANCELLING), CancelOrders((order_id,))
-    if request.type is OrderType.LIMIT and not request.extended_hours and state.sent_at is not None:
-        reprice_at = state.sent_at + timedelta(seconds=context.policy.adaptive_step_seconds)
-        if context.now >= reprice_at:
-            return replace(state, phase=Phase.CANCELLING), CancelOrders((order_id,))
-        return state, Wait(1.0, reprice_at)
-    return state, Wait(1.0 if context.now < state.deadline else 5.0)
+        return _take_back(state)
+    reprice_at = _reprice_at(state, seen.order.type or request.type, request.extended_hours, context)
+    if reprice_at is None:
+        return state, Wait(1.0 if context.now < state.deadline else SLOW_WAIT)
+    return _take_back(state) if context.now >= reprice_at else (state, Wait(1.0, reprice_at))
+
+
+def _take_back(state: ClosingState) -> tuple[ClosingState, Effect]:
+    if state.order_id is None:
+        raise AssertionError("cancelling without an order")
+    return replace(state, phase=Phase.CANCELLING, looks=1), CancelOrders((state.order_id,))
+
+
+def _reprice_at(state: ClosingState, kind: OrderType, extended: bool, context: Context) -> datetime | None:
+    """When a resting limit is brought back to the market; None for a market order."""
+    if kind is not OrderType.LIMIT or state.sent_at is None:
+        return None
+    if not extended:
+        return state.sent_at + timedelta(seconds=context.policy.adaptive_step_seconds)
+    # Regular hours have better prices and market orders: a limit of the extended session does not outlive it.
+    return state.sent_at + EXTENDED_REPRICE if context.extended_hours else context.now
 
 
 def _cancelling(state: ClosingState, seen: Observation, context: Context) -> tuple[ClosingState, Effect]:
-    order_id = state.order_id
-    if order_id is None:
+    order_id, request = state.order_id, state.request
+    if order_id is None or request is None:
         raise AssertionError("cancelling without an order")
-    if isinstance(seen, OrderSeen):
-        if not seen.order.is_open:
-            return _ended(state, context)
-        state = replace(state, failures=state.failures + 1)
-        # A cancel can be lost: ask again now and then.
-        return state, CancelOrders((order_id,)) if state.failures % 8 == 0 else Wait(RETRY_WAIT_MIN)
     if isinstance(seen, Failed):
         state = replace(state, failures=state.failures + 1)
         return state, Wait(_retry_wait(state.failures))
-    return state, Poll(order_id)
+    if isinstance(seen, OrderAbsent):
+        return replace(state, phase=Phase.RESOLVING, absences=0), Lookup(request.client_order_id)
+    if not isinstance(seen, OrderSeen):
+        return state, Poll(order_id)
+    if not seen.order.is_open:
+        return _ended(state, seen.order, context)
+    # A cancel can be lost: ask again now and then.
+    ask = state.looks % CANCEL_EVERY == 0
+    state = replace(state, looks=state.looks + 1)
+    return state, CancelOrders((order_id,)) if ask else Wait(_pace(state, context))
 
 
-def _ended(state: ClosingState, context: Context) -> tuple[ClosingState, Effect]:
+def _ended(state: ClosingState, order: BrokerOrder, context: Context) -> tuple[ClosingState, Effect]:
     """The attempt is proven terminal: either everything is closed, or a further attempt takes the remainder."""
+    if order.status is OrderStatus.REPLACED:
+        # Somebody replaced our order: its successor lives under another id and must go first.
+        return replace(state, phase=Phase.CLEARING, order_id=None, looks=0, repair_due=True), ListOrders()
     if context.held <= state.keep_qty:
         return replace(state, phase=Phase.DONE), Finish()
-    state = replace(state, phase=Phase.CHECKING, step=state.step + 1, order_id=None, failures=0)
-    return state, AskPosition()
+    taken_back = state.phase is Phase.CANCELLING
+    state = replace(state, phase=Phase.CHECKING, step=state.step + 1, order_id=None, failures=0, looks=0)
+    if state.held_before is None:
+        state = replace(state, repair_due=True)  # a restart forgot what was held: nothing to compare with
+    elif context.held > state.held_before - order.filled_qty:
+        # Our books lack fills that the order itself reports (hummingbot sold 170 of 100 here).
+        state = replace(state, ceiling=state.held_before - order.filled_qty, repair_due=True)
+    if order.filled_qty > 0 or taken_back:
+        return _ask(replace(state, futile=0), context)
+    # Accepted, then ended by the venue without a fill: not at once again, and ever slower.
+    state = replace(state, futile=state.futile + 1)
+    return state, Wait(_retry_wait(state.futile))
 
 
 _HANDLERS = {
