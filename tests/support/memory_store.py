@@ -215,7 +215,12 @@ class MemoryStore:
         positions = tuple(p for p in rows.positions.values() if p.status is not PositionStatus.CLOSED)
         fills = {p.id: tuple(f for i, f, _ in rows.fills.values() if i == p.id) for p in positions}
         intents = tuple(i for i in rows.intents.values() if i.status.is_live)
-        return LedgerState(positions, fills, intents, frozenset(rows.alarms), max(rows.positions, default=0) + 1)
+        booked: dict[str, tuple[Decimal, Decimal]] = {}
+        for _, fill, _ in rows.fills.values():
+            qty, value = booked.get(fill.order_id, (Decimal(0), Decimal(0)))
+            booked[fill.order_id] = (qty + fill.qty, value + fill.qty * fill.price)
+        next_id = max(rows.positions, default=0) + 1
+        return LedgerState(positions, fills, intents, frozenset(rows.alarms), next_id, booked)
 
     async def commit(self, batch: Batch) -> None:
         """Apply a batch, once, whole or not at all."""
@@ -278,10 +283,13 @@ class MemoryStore:
         """Entries without a position."""
         await asyncio.sleep(0)
         linked = {p.execution_id for p in self.rows.positions.values()}
+        booked = {fill.order_id for _, fill, _ in self.rows.fills.values()}
         found = [
             e
             for e in self.rows.executions.values()
-            if e.execution_id not in linked and (e.status in _MAY_HAVE_FILLS or e.filled_qty > 0)
+            if e.execution_id not in linked
+            and e.broker_order_id not in booked
+            and (e.status in _MAY_HAVE_FILLS or e.filled_qty > 0)
         ]
         return found[:limit]
 

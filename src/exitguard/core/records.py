@@ -521,10 +521,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class LedgerState:
-    """What a starting manager reads back: everything not yet finished."""
+    """What a starting manager reads back: everything not yet finished.
+
+    `booked` is what the recent fills of each order add up to, closed positions included: order id to (quantity,
+    quantity x price), so that an order read again after a restart is never booked twice (F45).
+    """
 
     positions: tuple[PositionRecord, ...]
     fills: dict[int, tuple[Fill, ...]]
     live_intents: tuple[IntentRecord, ...]
     active_alarms: frozenset[str]
     next_position_id: int
+    booked: dict[str, tuple[Decimal, Decimal]] = field(default_factory=dict)

@@ -74,6 +74,7 @@ class AccountManager:
         context = self.context
         context.next_position_id = state.next_position_id
         context.alarms.restore(state.active_alarms)
+        context.tallies.update({order: Tally(qty, value) for order, (qty, value) in state.booked.items()})
         for record in state.positions:
             self._restore_position(record, state.fills.get(record.id, ()))
 
@@ -98,10 +99,6 @@ class AccountManager:
         policy = context.options.select_policy(record.strategy_type, instrument)
         tracked = Tracked(record, holding, policy, context.expiry_moment(instrument))
         tracked.refresh_from_holding()
-        for fill in fills:
-            tally = context.tallies.setdefault(fill.order_id, Tally())
-            tally.qty += fill.qty
-            tally.value += fill.qty * fill.price
         context.add(tracked)
 
     async def _recover_intent(self, intent: IntentRecord) -> None:

@@ -153,6 +153,7 @@ class PgAccountStore:
             intents = await connection.fetch(query("live_intents"), self._account)
             alarms = await connection.fetch(query("active_alarms"), self._account)
             next_id = await connection.fetchval(query("next_position_id"), self._account)
+            booked = await connection.fetch(query("booked_orders"), self._account)
         by_position: dict[int, list[Fill]] = {row["id"]: [] for row in positions}
         for row in fills:
             by_position[row["position_id"]].append(decode_record(Fill, row))
@@ -162,6 +163,7 @@ class PgAccountStore:
             live_intents=tuple(decode_record(IntentRecord, row) for row in intents),
             active_alarms=frozenset(row["key"] for row in alarms),
             next_position_id=next_id,
+            booked={row["order_id"]: (row["qty"], row["value"]) for row in booked},
         )
 
     async def unlinked_executions(self, limit: int = 500) -> list[ExecutionRecord]:

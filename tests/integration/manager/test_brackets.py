@@ -46,7 +46,7 @@ async def test_a_stock_without_any_bracket_gets_one_from_the_policy_short_too() 
             if o.order_class is OrderClass.OCO
         }
         assert levels == {
-            "MSFT": ("sell", Decimal("98.00"), Decimal("103.04")),
+            "MSFT": ("sell", Decimal("98.00"), Decimal("103.02")),
             "NVDA": ("buy", Decimal("101.99"), Decimal("96.99")),
         }
 
