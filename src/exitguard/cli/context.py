@@ -3,12 +3,9 @@
 import os
 from pathlib import Path
 
-import structlog
-
 from exitguard.cli.exits import CommandFailed, Exit
 from exitguard.cli.output import remark
 from exitguard.config import logs
-from exitguard.config.errors import ConfigError
 from exitguard.config.loading import load_settings
 from exitguard.config.paths import demo_config_path
 from exitguard.config.settings import AccountSettings, Settings
@@ -21,14 +18,7 @@ def quiet_logs() -> None:
 
 def load(config: Path | None) -> Settings:
     """Load the settings; says on stderr when they are those of the demo, and what looks mistaken."""
-    try:
-        settings = load_settings(config)
-    except ConfigError as error:
-        log = structlog.get_logger()
-        if len(error.problems) > 1:
-            for problem in error.problems:
-                log.error("Configuration error", where=problem.where, key=problem.key, problem=str(problem))
-        raise
+    settings = load_settings(config)
     if config is None and "EXITGUARD_CONFIG" not in os.environ and settings.path == demo_config_path():
         remark(f"exitguard: using the demo's settings: {settings.path}")
     for warning in settings.warnings:

@@ -65,13 +65,17 @@ def exit_code_of(error: BaseException) -> Exit | None:
 def _of_service(error: ExitguardError) -> Exit:
     # Imported late: only a failure needs them, and most commands never touch a broker or a store.
     from exitguard.broker.port import BrokerError
-    from exitguard.store.port import AccountMismatch, LeaseHeld, SchemaMismatch, StoreUnavailable
+    from exitguard.store import embedded_place
+    from exitguard.store.journal import JournalError, JournalInUse
+    from exitguard.store.port import AccountMismatch, LeaseHeld, LeaseLost, SchemaMismatch, StoreUnavailable
 
-    if isinstance(error, LeaseHeld):
+    if isinstance(error, LeaseHeld | LeaseLost | JournalInUse):
         return Exit.TEMPORARY
     if isinstance(error, AccountMismatch):
         return Exit.CONFIG
-    if isinstance(error, BrokerError | StoreUnavailable | SchemaMismatch):
+    if isinstance(error, embedded_place.StateDirectoryError | embedded_place.PortInUse | JournalError):
+        return Exit.CANNOT_WRITE
+    if isinstance(error, BrokerError | StoreUnavailable | SchemaMismatch | embedded_place.EmbeddedServerError):
         return Exit.UNAVAILABLE
     return Exit.WRONG
 

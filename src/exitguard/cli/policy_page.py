@@ -127,20 +127,21 @@ def _quotes(policy: Policy) -> str:
         f"The rules compare the {policy.price_basis.value} of bid and ask.",
         f"A quote is stale after {policy.max_quote_age_seconds} s, and wide when its spread exceeds",
         f"{policy.max_relative_spread_percent:f} % of the mid and {policy.wide_floor:f} $.",
-        f"A wide quote counts when a second one at least {policy.wide_confirm_seconds} s later, or the broker's own mark,",
-        "agrees. Without a usable quote a position is *blind*: price rules wait, time rules go on.",
+        f"A wide quote counts when a second one at least {policy.wide_confirm_seconds} s later,",
+        "or the broker's own mark, agrees.",
+        "Without a usable quote a position is *blind*: price rules wait, time rules go on.",
     )
 
 
 def _closing(policy: Policy) -> str:
     return _section(
         "Closing",
-        f"Stocks close `{policy.stock_close_style.value}`, options `{policy.option_close_style.value}`. `market` is one",
-        "market order; `adaptive` is a market order when the spread is at most",
+        f"Stocks close `{policy.stock_close_style.value}`, options `{policy.option_close_style.value}`.",
+        "`market` is one market order; `adaptive` is a market order when the spread is at most",
         f"{policy.adaptive_tight_spread_percent:f} %, else a marketable limit that is re-priced",
         f"{policy.adaptive_steps} times, every {policy.adaptive_step_seconds} s, and then a market order.",
-        f"A close that is not confirmed after {policy.close_deadline_seconds} s makes the position *stuck*: it is tried",
-        "for as long as the broker holds it. Orders outside regular hours (stocks only, as limit orders):",
+        f"A close that is not confirmed after {policy.close_deadline_seconds} s makes the position *stuck*:",
+        "it is tried for as long as the broker holds it. Orders outside regular hours (stocks only, as limit orders):",
         f"{_switch(policy.extended_hours)}.",
     )
 

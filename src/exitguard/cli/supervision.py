@@ -1,0 +1,310 @@
+"""Keeps the accounts of one process running, each on its own: one that cannot run never stops another."""
+
+import asyncio
+import os
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+from uuid import uuid4
+
+import structlog
+
+from exitguard.broker.clock import Clock, RealClock, SteppedClock, follow_venue_clock
+from exitguard.broker.port import Broker, BrokerRateLimited, BrokerUnauthorised, BrokerUnavailable
+from exitguard.broker.rest import AlpacaBroker
+from exitguard.cli.brokers import CLOCK_REQUESTS_PER_MINUTE, make_broker, make_market_data, make_trade_stream
+from exitguard.cli.exits import Exit, exit_code_of, first_cause
+from exitguard.config.build import build_info
+from exitguard.config.errors import ConfigError
+from exitguard.config.paths import state_dir
+from exitguard.config.secrets import Credentials, SecretReader, credentials
+from exitguard.config.settings import AccountSettings, Settings
+from exitguard.core.instrument import Instrument
+from exitguard.core.policy import Policy, policy_body, policy_hash
+from exitguard.core.records import Heartbeat
+from exitguard.dispatch.options import DispatcherOptions
+from exitguard.dispatch.service import run_dispatcher
+from exitguard.manager.options import ManagerOptions
+from exitguard.manager.service import run_manager
+from exitguard.store.journal import Journal, JournalError
+from exitguard.store.journaled import JournaledStore
+from exitguard.store.port import AccountMismatch, LeaseHeld, LeaseLost, SchemaMismatch
+from exitguard.store.repository import PgAccountStore
+
+FIRST_RETRY_SECONDS = 1.0
+LAST_RETRY_SECONDS = 60.0
+REMINDER_SECONDS = 60.0
+START_TRIES = 5
+# What no second try mends: a person has to change something, or another process is at work.
+_FINAL = (ConfigError, AccountMismatch, LeaseHeld, LeaseLost, SchemaMismatch, JournalError)
+
+
+class State(Enum):
+    """Where an account's manager is in its life."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    WAITING = "waiting"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an account does not run, and the exit code for it."""
+
+    account_name: str
+    reason: str
+    code: Exit
+
+
+@dataclass(slots=True)
+class Fleet:
+    """All accounts of this process. `failures` are accounts that were given up, in the order in which it happened."""
+
+    stop: asyncio.Event
+    states: dict[str, State] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    waiting: dict[str, Failure] = field(default_factory=dict)
+    ever_ran: set[str] = field(default_factory=set)
+    hopeless: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def enter(self, name: str, state: State) -> None:
+        """Note an account's state."""
+        self.states[name] = state
+        if state is State.RUNNING:
+            self.ever_ran.add(name)
+            self.waiting.pop(name, None)
+        # When nobody runs, nobody ever did, and nobody is about to, waiting is of no use: the start has failed.
+        active = any(each in (State.STARTING, State.RUNNING) for each in self.states.values())
+        if not active and not self.ever_ran:
+            self.hopeless.set()
+
+    async def remind(self) -> None:
+        """Say loudly, again and again, which accounts nobody manages."""
+        while True:
+            await asyncio.sleep(REMINDER_SECONDS)
+            for failure in (*self.failures.values(), *self.waiting.values()):
+                structlog.get_logger().error(
+                    "ACCOUNT IS NOT MANAGED", account=failure.account_name, reason=failure.reason
+                )
+
+
+class AnnouncingStore(JournaledStore):
+    """The manager's store, which tells when its first heartbeat was written: from then on positions are watched."""
+
+    def __init__(self, inner: PgAccountStore, journal: Journal, beaten: asyncio.Event) -> None:
+        super().__init__(inner, journal)
+        self._beaten = beaten
+
+    async def beat(self, heartbeat: Heartbeat, epoch: int) -> None:
+        """Record progress."""
+        await super().beat(heartbeat, epoch)
+        self._beaten.set()
+
+
+class AccountUnit:
+    """One account: its manager, its clock, and its dispatcher where it has risk limits."""
+
+    def __init__(self, account: AccountSettings, settings: Settings, url: str, fleet: Fleet, *, once: bool) -> None:
+        self.name = account.name
+        self._account = account
+        self._settings = settings
+        self._url = url
+        self._fleet = fleet
+        self._once = once
+        self._policy = settings.policy_of(account)
+        self._build = build_info().label
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self._log: Any = structlog.get_logger().bind(account=account.name, build=self._build)
+        fleet.enter(self.name, State.STARTING)
+
+    async def run(self) -> None:
+        """Keep the account managed until the process is told to stop; a failure that no retry mends ends it."""
+        delay = FIRST_RETRY_SECONDS
+        while True:
+            self._fleet.enter(self.name, State.STARTING)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            try:
+                await self._manage()
+                self._fleet.enter(self.name, State.ENDED)
+                return
+            except Exception as error:
+                failure = self._failure(error)
+            if self._once or self._is_final(failure[0]):
+                self._give_up(failure[1])
+                return
+            if loop.time() - began > LAST_RETRY_SECONDS:
+                delay = FIRST_RETRY_SECONDS
+            if await self._wait(failure[1], delay):
+                return
+            delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+    def _failure(self, error: Exception) -> tuple[BaseException, Failure]:
+        cause = first_cause(error)
+        code = exit_code_of(cause)
+        if code is None:
+            self._log.error("account failed unexpectedly", exc_info=error)
+            reason = f"unexpected {type(cause).__name__}: {cause} (a defect of exitguard; the log has the details)"
+            return cause, Failure(self.name, reason, Exit.UNEXPECTED)
+        return cause, Failure(self.name, str(cause), code)
+
+    def _is_final(self, cause: BaseException) -> bool:
+        wrong_keys = isinstance(cause, BrokerUnauthorised) and self.name not in self._fleet.ever_ran
+        return wrong_keys or isinstance(cause, _FINAL)
+
+    def _give_up(self, failure: Failure) -> None:
+        self._log.error("ACCOUNT IS NOT MANAGED", reason=failure.reason, exit_code=int(failure.code))
+        self._fleet.failures[self.name] = failure
+        self._fleet.waiting.pop(self.name, None)
+        self._fleet.enter(self.name, State.ENDED)
+
+    async def _wait(self, failure: Failure, delay: float) -> bool:
+        """Wait before the next try. Returns whether there is to be none."""
+        self._log.error("account stopped, trying again", reason=failure.reason, seconds=delay)
+        self._fleet.waiting[self.name] = failure
+        self._fleet.enter(self.name, State.WAITING)
+        ends = [asyncio.ensure_future(each.wait()) for each in (self._fleet.stop, self._fleet.hopeless)]
+        try:
+            await asyncio.wait(ends, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        if self._fleet.stop.is_set() or self._fleet.hopeless.is_set():
+            self._give_up(failure)
+            return True
+        return False
+
+    # One life of the account ----------------------------------------------------------------------------------------
+
+    async def _manage(self) -> None:
+        async with AsyncExitStack() as stack:
+            opened = await self._open()
+            broker = make_broker(self._account, opened)
+            stack.push_async_callback(broker.close)
+            clock = await self._clock(broker)
+            watched = asyncio.Event()
+            store = await self._store(watched)
+            stack.push_async_callback(store.close)
+            await self._save_policy()
+            async with asyncio.TaskGroup() as tasks:
+                helpers = [
+                    tasks.create_task(self._follow_clock(opened, broker, clock), name="venue clock"),
+                    tasks.create_task(self._note_running(watched), name="first heartbeat"),
+                ]
+                if not self._once:
+                    helpers.append(tasks.create_task(self._dispatch(broker, clock, watched), name="dispatcher"))
+                await run_manager(
+                    self._manager_options(),
+                    store,
+                    broker,
+                    make_trade_stream(self._account, opened),
+                    make_market_data(self._account, opened),
+                    clock,
+                    stop=self._fleet.stop,
+                )
+                for helper in helpers:
+                    helper.cancel()
+
+    async def _open(self) -> Credentials:
+        """Read the keys anew for each life: they may have been rotated. In a thread, because AWS blocks."""
+        reader = SecretReader(region=self._settings.aws_region)
+        return await asyncio.to_thread(credentials, self._account, reader)
+
+    async def _clock(self, broker: Broker) -> Clock:
+        if self._account.clock == "real":
+            return RealClock()
+        for attempt in range(1, START_TRIES + 1):
+            try:
+                return SteppedClock((await broker.clock()).now)
+            except (BrokerUnavailable, BrokerRateLimited) as error:
+                if attempt == START_TRIES:
+                    raise
+                self._log.warning("the venue's clock does not answer, trying again", reason=str(error))
+                await asyncio.sleep(0.25 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    async def _store(self, watched: asyncio.Event) -> AnnouncingStore:
+        inner = await PgAccountStore.connect(self._url, self.name)
+        try:
+            journal = await asyncio.to_thread(Journal.open, state_dir() / "journal", self.name)
+        except BaseException:
+            await inner.close()
+            raise
+        return AnnouncingStore(inner, journal, watched)
+
+    async def _save_policy(self) -> None:
+        store = await PgAccountStore.connect(self._url, self.name)
+        try:
+            await store.save_policy(policy_hash(self._policy), self._policy.name, policy_body(self._policy))
+        finally:
+            await store.close()
+
+    async def _follow_clock(self, opened: Credentials, broker: AlpacaBroker, clock: Clock) -> None:
+        if isinstance(clock, RealClock):
+            await follow_venue_clock(broker, clock)
+            return
+        own = make_broker(self._account, opened, requests_per_minute=CLOCK_REQUESTS_PER_MINUTE)
+        try:
+            await follow_venue_clock(own, clock)
+        finally:
+            await own.close()
+
+    async def _note_running(self, watched: asyncio.Event) -> None:
+        await watched.wait()
+        self._fleet.enter(self.name, State.RUNNING)
+
+    def _select_policy(self, _strategy: str, _instrument: Instrument) -> Policy:
+        return self._policy
+
+    def _manager_options(self) -> ManagerOptions:
+        return ManagerOptions(
+            account_name=self.name,
+            tier=self._account.tier,
+            mode=self._account.mode,
+            select_policy=self._select_policy,
+            holder=self._holder,
+            build=self._build,
+            policy_hash=policy_hash(self._policy),
+            config_hash=self._settings.config_hash,
+            expected_account_number=self._account.account_number,
+            once=self._once,
+            stepped=self._account.clock == "stepped",
+        )
+
+    # Dispatcher -------------------------------------------------------------------------------------------------------
+
+    async def _dispatch(self, broker: Broker, clock: Clock, watched: asyncio.Event) -> None:
+        """Open positions, but only while somebody watches them; a dispatcher that fails never stops the manager."""
+        if self._account.risk is None:
+            self._log.warning("no risk limits in the settings: this account opens no positions")
+            return
+        await watched.wait()
+        delay = FIRST_RETRY_SECONDS
+        while not self._fleet.stop.is_set():
+            try:
+                await self._dispatch_once(broker, clock)
+                return
+            except Exception as error:
+                _, failure = self._failure(error)
+                self._log.error("dispatcher stopped, trying again", reason=failure.reason, seconds=delay)
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+    async def _dispatch_once(self, broker: Broker, clock: Clock) -> None:
+        store = await PgAccountStore.connect(self._url, self.name, component="dispatcher")
+        options = DispatcherOptions(
+            select_policy=self._select_policy,
+            holder=self._holder,
+            build=self._build,
+            policy_hash=policy_hash(self._policy),
+            config_hash=self._settings.config_hash,
+            lease_ttl=timedelta(seconds=15),
+        )
+        try:
+            await run_dispatcher(self._account, store, broker, clock, stop=self._fleet.stop, options=options)
+        finally:
+            await store.close()
