@@ -15,14 +15,11 @@ import os
 import secrets
 import shutil
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self, TypeVar
-from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
@@ -34,71 +31,36 @@ from exitguard.store.embedded_place import (
     PortInUse,
     StateDirectoryError,
     choose_identity,
-    give_away,
     locate_binaries,
     make_private_folder,
     runnable_binaries,
     server_roots,
     socket_folder,
 )
+from exitguard.store.embedded_process import (
+    HOST,
+    POLL,
+    SUPERUSER,
+    ServerInfo,
+    answers,
+    create_data_folder,
+    explain,
+    free_port,
+    launch,
+    port_is_free,
+    postmaster,
+    shorten,
+    try_lock,
+    works_in,
+    write_private,
+)
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError", "PortInUse", "ServerInfo", "StateDirectoryError"]
 
-SUPERUSER = "exitguard_owner"
-HOST = "127.0.0.1"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
-LOG_LIMIT = 8 * 1024 * 1024
-_POLL = 0.02
-
-_SETTINGS = """
-# Written by exitguard. Ports and folders are given on the command line at each start.
-listen_addresses = '127.0.0.1'
-unix_socket_permissions = 0700
-password_encryption = 'scram-sha-256'
-max_connections = 120
-shared_buffers = 48MB
-io_method = sync
-max_wal_size = 512MB
-fsync = on
-synchronous_commit = on
-full_page_writes = on
-jit = off
-timezone = 'UTC'
-log_timezone = 'UTC'
-logging_collector = off
-log_min_messages = warning
-"""
-_ACCESS = """
-# Written by exitguard: every login needs its password.
-local all all scram-sha-256
-host  all all 127.0.0.1/32 scram-sha-256
-"""
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerInfo:
-    """A running server. `psql` is the wheel's client; `password_file` holds the password of `user`, mode 0600."""
-
-    host: str
-    port: int
-    socket_dir: Path
-    user: str
-    password_file: Path
-    data_dir: Path
-    log_file: Path
-    psql: Path
-    pid: int
-
-    def url(self, database: str, *, over_socket: bool = False) -> str:
-        """Connection URL of a database, with the password in it."""
-        password = quote(self.password_file.read_text().strip(), safe="")
-        if over_socket:
-            folder = quote(str(self.socket_dir), safe="")
-            return f"postgresql://{self.user}:{password}@/{quote(database)}?host={folder}&port={self.port}"
-        return f"postgresql://{self.user}:{password}@{self.host}:{self.port}/{quote(database)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +189,13 @@ class EmbeddedServer:
         if record is None:
             return None
         root = Path(record.root)
-        running = _postmaster(root / "data")
+        running = postmaster(root / "data")
         if running is None:
             return None
         pid, port, folder = running
         described = self._describe(record, root, locate_binaries())
         found = replace(described, pid=pid, port=port, socket_dir=folder)
-        return found if port and _answers(found) else None
+        return found if port and answers(found) else None
 
     def _make_control_folder(self) -> None:
         # The server's identity has to pass through when we are root; the files inside have modes of their own.
@@ -250,10 +212,10 @@ class EmbeddedServer:
         handle = os.open(self._control / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + START_TIMEOUT + STOP_TIMEOUT
-            while not _try_lock(handle, fcntl.LOCK_EX):
+            while not try_lock(handle, fcntl.LOCK_EX):
                 if time.monotonic() > deadline:
                     raise EmbeddedServerError(f"another process has been holding {self._control / 'lock'} for too long")
-                time.sleep(_POLL)
+                time.sleep(POLL)
             yield
         finally:
             os.close(handle)
@@ -295,49 +257,17 @@ class EmbeddedServer:
                     f"{self._password_file} is gone but {data} exists: restore it, or delete {self._control} and {root}"
                 )
             return
-        self._write_password()
-        fresh = root / f"initdb-{secrets.token_hex(4)}"
-        fresh.mkdir(mode=0o700)
-        password_copy = fresh / "password"
-        _write_private(password_copy, self._password_file.read_bytes())
-        (fresh / "data").mkdir(mode=0o700)
-        give_away(fresh, identity.initdb_uid, identity.initdb_gid)
-        command = [
-            *(str(binaries / "initdb"), "--pgdata", str(fresh / "data"), "--username", SUPERUSER),
-            *("--auth", "scram-sha-256", "--pwfile", str(password_copy)),
-            *("--encoding", "UTF8", "--locale", "C", "--no-instructions"),
-        ]
-        done = subprocess.run(  # noqa: S603 - our own binary, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=root,
-            env=_environment(),
-            check=False,
-            user=identity.initdb_uid,
-            group=identity.initdb_gid,
-            extra_groups=identity.extra_groups,
-        )
-        if done.returncode != 0:
-            shutil.rmtree(fresh)
-            raise _explain(f"initdb failed in {root}", done.stdout.decode(errors="replace"))
-        with (fresh / "data" / "postgresql.conf").open("a") as settings:
-            settings.write(_SETTINGS)
-        (fresh / "data" / "pg_hba.conf").write_text(_ACCESS)
-        password_copy.unlink()
-        give_away(fresh / "data", identity.uid, identity.gid)
-        (fresh / "data").rename(data)
-        _sync_folder(root)
-        fresh.rmdir()
+        if not self._password_file.exists():
+            write_private(self._password_file, secrets.token_urlsafe(32).encode())
+        create_data_folder(root, identity, binaries, self._password_file.read_bytes())
 
     def _attached(self, info: ServerInfo) -> ServerInfo | None:
         """The running server, if there is one that answers; waits for one that is starting or stopping."""
         deadline = time.monotonic() + START_TIMEOUT
-        while (running := _postmaster(info.data_dir)) is not None:
+        while (running := postmaster(info.data_dir)) is not None:
             pid, port, folder = running
             found = replace(info, pid=pid, port=port, socket_dir=folder)
-            if port and _answers(found):
+            if port and answers(found):
                 if self._wanted_port not in (None, port):
                     raise PortInUse(
                         f"the embedded PostgreSQL already runs on port {port}, not {self._wanted_port}: stop it first"
@@ -347,85 +277,34 @@ class EmbeddedServer:
                 raise EmbeddedServerError(
                     f"the embedded PostgreSQL (process {pid}) does not answer on port {port}: see {info.log_file}"
                 )
-            time.sleep(_POLL)
+            time.sleep(POLL)
             self._reap()
         return None
 
     def _launched(self, info: ServerInfo, identity: Identity, record: _Record) -> ServerInfo:
-        _shorten(info.log_file)
+        shorten(info.log_file)
         (info.data_dir / "postmaster.pid").unlink(missing_ok=True)  # _attached proved that nobody runs
         deadline = time.monotonic() + START_TIMEOUT
-        port = self._wanted_port or (record.port if record.port and _port_is_free(record.port) else _free_port())
-        if self._wanted_port and not _port_is_free(port):
+        port = self._wanted_port or (record.port if record.port and port_is_free(record.port) else free_port())
+        if self._wanted_port and not port_is_free(port):
             raise PortInUse(f"port {port} on {HOST} is in use by another program: choose another one")
         while True:
             candidate = replace(info, port=port, socket_dir=socket_folder(info.data_dir.parent, port))
-            complaint = self._try_launch(candidate, identity, deadline)
-            if complaint is None:
-                return replace(candidate, pid=self._child_pid or 0)
+            complaint = launch(candidate, identity, deadline)
+            if isinstance(complaint, int):
+                self._child_pid = complaint
+                return replace(candidate, pid=complaint)
             recoverable = False
             if "could not create any TCP/IP sockets" in complaint or "Address already in use" in complaint:
                 if self._wanted_port:
                     raise PortInUse(f"port {port} on {HOST} is in use by another program: choose another one")
-                port, recoverable = _free_port(), True
+                port, recoverable = free_port(), True
             elif "pre-existing shared memory block" in complaint:
                 # Back ends of a killed server notice its death by themselves within moments.
                 recoverable = True
             if not recoverable or time.monotonic() > deadline:
-                raise _explain(f"the embedded PostgreSQL does not start (log {info.log_file})", complaint)
+                raise explain(f"the embedded PostgreSQL does not start (log {info.log_file})", complaint)
             time.sleep(0.1)
-
-    def _try_launch(self, info: ServerInfo, identity: Identity, deadline: float) -> str | None:
-        """Start the server and wait until it answers; returns its last words when it ends instead."""
-        make_socket = not info.socket_dir.exists()
-        if make_socket:
-            info.socket_dir.mkdir(mode=0o700)
-            give_away(info.socket_dir, identity.uid, identity.gid)
-        self._check_socket_folder(info.socket_dir, identity)
-        command = [
-            *(str(info.psql.with_name("postgres")), "-D", str(info.data_dir), "-p", str(info.port)),
-            *("-c", f"unix_socket_directories={info.socket_dir}"),
-        ]
-        log = os.open(info.log_file, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        begin = os.fstat(log).st_size
-        try:
-            child = subprocess.Popen(  # noqa: S603 - our own binary, no shell
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=info.data_dir.parent,
-                env=_environment(),
-                start_new_session=True,
-                user=identity.uid,
-                group=identity.gid,
-                extra_groups=identity.extra_groups,
-            )
-        finally:
-            os.close(log)
-        while child.poll() is None:
-            if _answers(info):
-                self._child_pid = child.pid
-                # The server may outlive this object and this process: Python must not complain about that. Its end is
-                # collected in _reap.
-                child.returncode = 0
-                return None
-            if time.monotonic() > deadline:
-                child.send_signal(signal.SIGQUIT)
-                child.wait()
-                break
-            time.sleep(_POLL)
-        with info.log_file.open("rb") as words:
-            words.seek(begin)
-            return words.read().decode(errors="replace") or f"exit code {child.returncode}"
-
-    @staticmethod
-    def _check_socket_folder(folder: Path, identity: Identity) -> None:
-        """A folder under the temp folder could have been put there by somebody else."""
-        found = folder.lstat()
-        owner = os.geteuid() if identity.uid is None else identity.uid
-        if found.st_uid != owner or folder.is_symlink():
-            raise EmbeddedServerError(f"the socket folder {folder} belongs to somebody else: remove it")
 
     # Stop ----------------------------------------------------------------------------------------------------------
 
@@ -441,7 +320,7 @@ class EmbeddedServer:
         with self._locked():
             handle, self._hold_handle = self._hold_handle, None
             try:
-                alone = _try_lock(handle, fcntl.LOCK_EX)
+                alone = try_lock(handle, fcntl.LOCK_EX)
             finally:
                 os.close(handle)
             if not alone or (self._control / "keep").exists():
@@ -463,7 +342,7 @@ class EmbeddedServer:
         if record is None:
             return False
         data = Path(record.root) / "data"
-        running = _postmaster(data)
+        running = postmaster(data)
         if running is None:
             return False
         pid = running[0]
@@ -474,9 +353,9 @@ class EmbeddedServer:
             deadline = time.monotonic() + STOP_TIMEOUT
             while time.monotonic() < deadline:
                 self._reap()
-                if not _works_in(pid, data):
+                if not works_in(pid, data):
                     return True
-                time.sleep(_POLL)
+                time.sleep(POLL)
         raise EmbeddedServerError(f"the embedded PostgreSQL in {data} (process {pid}) does not stop: end it by hand")
 
     def _destroy(self) -> None:
@@ -503,7 +382,7 @@ class EmbeddedServer:
 
     def _is_alive(self) -> bool:
         self._reap()
-        return self._info is not None and _postmaster(self._info.data_dir) is not None
+        return self._info is not None and postmaster(self._info.data_dir) is not None
 
     # Databases -----------------------------------------------------------------------------------------------------
 
@@ -550,10 +429,6 @@ class EmbeddedServer:
     def _password_file(self) -> Path:
         return self._control / "password"
 
-    def _write_password(self) -> None:
-        if not self._password_file.exists():
-            _write_private(self._password_file, secrets.token_urlsafe(32).encode())
-
     def _describe(self, record: _Record, root: Path, binaries: Path) -> ServerInfo:
         return ServerInfo(
             host=HOST,
@@ -578,115 +453,4 @@ class EmbeddedServer:
             raise EmbeddedServerError(f"{path} is damaged ({error}): delete {self._control} or restore it") from error
 
     def _write_record(self, record: _Record) -> None:
-        _write_private(self._control / "server.json", json.dumps(asdict(record)).encode())
-
-
-def _try_lock(handle: int, kind: int) -> bool:
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 so that it is either the old one or the whole new one."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            os.write(handle, content)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _environment() -> dict[str, str]:
-    """A small environment: PGPORT and its relatives of the caller must not leak into the server."""
-    return {"PATH": os.defpath, "LANG": "C", "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _port_is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
-
-
-def _postmaster(data: Path) -> tuple[int, int, Path] | None:
-    """Process, port and socket folder of the server that runs on `data`, if one does.
-
-    A pid file that survived its server can name a process that is somebody else's by now; only a process that works
-    in the data folder counts. Port 0 means that the server has not written its pid file to the end yet.
-    """
-    try:
-        lines = (data / "postmaster.pid").read_text().splitlines()
-        pid = int(lines[0])
-    except (FileNotFoundError, IndexError, ValueError):
-        return None
-    if not _works_in(pid, data):
-        return None
-    complete = len(lines) >= 5 and lines[3].strip().isdigit()
-    return (pid, int(lines[3]), Path(lines[4].strip())) if complete else (pid, 0, data)
-
-
-def _works_in(pid: int, data: Path) -> bool:
-    if pid <= 0:
-        return False
-    if Path("/proc/self").exists():
-        try:
-            return Path(os.readlink(f"/proc/{pid}/cwd")) == data.resolve()
-        except OSError:
-            # Gone, a zombie, or a process of somebody else, which the server of our own identity never is.
-            return False
-    listing = subprocess.run(  # noqa: S603 - fixed command, no shell
-        ["/bin/ps", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False
-    )
-    return str(data) in listing.stdout
-
-
-def _answers(info: ServerInfo) -> bool:
-    """Whether our server, and not another one on the same port, accepts our password."""
-    try:
-        with psycopg.connect(info.url("postgres", over_socket=True), connect_timeout=2, autocommit=True) as connection:
-            row = connection.execute("SHOW data_directory").fetchone()
-    except psycopg.OperationalError:
-        return False
-    return row is not None and Path(row[0]) == info.data_dir
-
-
-def _shorten(log_file: Path) -> None:
-    if log_file.exists() and log_file.stat().st_size > LOG_LIMIT:
-        log_file.replace(log_file.with_suffix(".log.1"))
-
-
-def _explain(what: str, words: str) -> EmbeddedServerError:
-    """Turn the last words of a PostgreSQL program into an error that says what to do."""
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
-    if "No space left on device" in words or "Disk quota exceeded" in words:
-        return StateDirectoryError(f"{what}: the disk is full, free some space")
-    told = [line for line in lines if "FATAL" in line or "error" in line.lower()] or lines
-    return EmbeddedServerError(f"{what}: {' | '.join(told[-3:])[:600] or 'it said nothing'}")
+        write_private(self._control / "server.json", json.dumps(asdict(record)).encode())
