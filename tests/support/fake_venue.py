@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 import orjson
 from aiohttp import web
+from tests.support import waiting
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -246,7 +247,5 @@ class FakeVenue:
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - conditions are plain looks at state that nobody signals
-            await asyncio.sleep(0.002)
+    """Wait until a condition of the test holds."""
+    await waiting.eventually(condition, "the condition that the test waits for", seconds)

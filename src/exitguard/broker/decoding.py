@@ -281,7 +281,11 @@ def decode_account(raw: object) -> BrokerAccount:
 
 
 def execution_id_of(activity_id: str) -> str:
-    """The execution's own id within `20261008111019061::uuid`; the stream knows the fill by the second part."""
+    """The part of `20261008111019061::uuid` that is unique by itself.
+
+    Nobody documents whether the stream calls the same execution by this id: whoever folds fills of both sources
+    together has to go by the order's cumulative quantity.
+    """
     return activity_id.rpartition("::")[2] or activity_id
 
 

@@ -1,6 +1,7 @@
 """HTTP to one venue for one credential: timeouts on everything, typed errors, never a second POST, PATCH or DELETE."""
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -232,16 +233,19 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """
     now = _http_date(headers.get("Date", "")) or time.time()
     given = headers.get("Retry-After", "")
+    seconds = _finite(given)
+    if seconds is None:
+        at = _http_date(given) or _finite(headers.get("X-RateLimit-Reset", ""))
+        seconds = at - now if at is not None else None
+    return None if seconds is None else max(seconds, 0.0)
+
+
+def _finite(given: str) -> float | None:
     try:
-        return max(float(given), 0.0)
+        value = float(given)
     except ValueError:
-        at = _http_date(given)
-    if at is None:
-        try:
-            at = float(headers.get("X-RateLimit-Reset", ""))
-        except ValueError:
-            return None
-    return max(at - now, 0.0)
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _http_date(given: str) -> float | None:
