@@ -117,6 +117,8 @@ def _require(version: int, check: bool) -> None:
 
 def _become(connection: Connection, role: str) -> None:
     try:
+        # CURRENT_DATE in an operator's statement means the trading day, which is New York's.
+        connection.execute("SET timezone = 'America/New_York'")
         connection.execute(f"SET statement_timeout = '{_STATEMENT_TIMEOUT}s'")
         connection.execute(psycopg.sql.SQL("SET ROLE {}").format(psycopg.sql.Identifier(role)))
     except psycopg.errors.InsufficientPrivilege as error:

@@ -77,7 +77,7 @@ def _open_table(found: list[Row]) -> None:
         ),
         numeric=("id", "qty", "entry", "mark", "P&L $", "P&L %", "held"),
     )
-    remark("times are UTC")
+    remark("times are New York's")
 
 
 def _closed_table(found: list[Row]) -> None:
@@ -116,7 +116,7 @@ def _closed_table(found: list[Row]) -> None:
         ),
         numeric=("id", "qty", "entry", "exit", "P&L $", "P&L %"),
     )
-    remark("times are UTC")
+    remark("times are New York's")
 
 
 def events(

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ import orjson
 from cyclopts import Parameter
 
 from exitguard.cli.exits import one_line
+from exitguard.core.session import NEW_YORK
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,14 +27,17 @@ MAX_CELL_LENGTH = 200
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return str(value)
+    if isinstance(value, datetime):
+        return (value.astimezone(UTC) if value.tzinfo is not None else value).isoformat()
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).hex()
     return str(value)
 
 
 def emit_json(value: object) -> None:
     """Print one JSON document on one line. Decimals are text, times ISO 8601 in UTC."""
-    sys.stdout.write(orjson.dumps(value, default=_plain).decode() + "\n")
+    options = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
+    sys.stdout.write(orjson.dumps(value, default=_plain, option=options).decode() + "\n")
     sys.stdout.flush()
 
 
@@ -75,7 +79,7 @@ def cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
+        return f"{value.astimezone(NEW_YORK) if value.tzinfo is not None else value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, Decimal):
         return plain_number(value)
     if isinstance(value, Mapping):
