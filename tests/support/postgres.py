@@ -5,10 +5,12 @@ import contextlib
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -54,7 +56,7 @@ class Databases:
         name = f"test_{uuid.uuid4().hex}"
         template = TEMPLATE if migrated else "template0"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url(name)
 
     def drop(self, url: str) -> None:
@@ -69,10 +71,16 @@ def session_databases() -> Iterator[Databases]:
     with removed_at_end(open_folder()) as folder:
         server = EmbeddedServer(folder)
         try:
-            asyncio.run(_prepare(server))
+            _run(lambda: _prepare(server))
             yield Databases(server)
         finally:
-            asyncio.run(server.destroy())
+            _run(server.destroy)
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine whether or not this thread has a loop that runs: a fixture may be asked for from either."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(work())).result()
 
 
 async def _prepare(server: EmbeddedServer) -> None:

@@ -122,7 +122,7 @@ def _aware(moment: datetime, name: str) -> datetime:
 
 def _as_json(value: object) -> object:
     """What orjson does not know by itself."""
-    if isinstance(value, Decimal):
+    if isinstance(value, (Decimal, UUID)):  # a UUID here is asyncpg's own kind of it
         return str(value)
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=_described)
@@ -302,7 +302,7 @@ def _day(value: Any, _: str) -> date:
 
 
 def _identifier(value: Any, _: str) -> UUID:
-    return value if isinstance(value, UUID) else UUID(value)
+    return value if type(value) is UUID else UUID(str(value))
 
 
 _SIMPLE: dict[Any, _Converter] = {

@@ -74,7 +74,7 @@ def load_migrations(folder: Path = FOLDER) -> tuple[Migration, ...]:
         if not condition:
             raise MigrationFailed(f"{path} has no postcondition (`--! SELECT ...` lines)")
         found.append(Migration(int(match["version"]), match["name"], text, condition, path))
-    if [migration.version for migration in found] != list(range(1, len(found) + 1)):
+    if not found or [migration.version for migration in found] != list(range(1, len(found) + 1)):
         numbers = ", ".join(migration.revision for migration in found) or "none"
         raise MigrationFailed(f"migrations in {folder} must be numbered 0001, 0002, ... without gaps; found {numbers}")
     return tuple(found)
