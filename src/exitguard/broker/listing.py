@@ -39,13 +39,18 @@ class Rows(Generic[T]):
         self.good: list[T] = []
         self.bad: list[UnreadableRow] = []
 
-    def add(self, raws: list[Any], key: str = "id") -> int:
-        """Decode rows whose `key` is new; tells how many were new."""
+    def add(self, raws: list[Any], key: str = "id", *, unique: bool = False) -> int:
+        """Decode rows whose `key` is new; tells how many were new.
+
+        `unique` is for lists that come in one piece: a second row of one name contradicts the first, and is told.
+        """
         fresh = 0
         for raw in raws:
             name = raw.get(key) if isinstance(raw, dict) else None
             if isinstance(name, str):
                 if name in self._seen:
+                    if unique:
+                        self.miss(f"{key} {name!r} is listed twice", raw)
                     continue
                 self._seen.add(name)
                 fresh += 1

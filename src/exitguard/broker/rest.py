@@ -205,7 +205,11 @@ class AlpacaBroker:
     async def positions(self) -> list[BrokerPosition]:
         """List all positions."""
         rows = self._rows("position", decoding.decode_position)
-        rows.add(listing.as_list(await self._read("/positions", {}, Priority.RECONCILE), "positions"), key="symbol")
+        rows.add(
+            listing.as_list(await self._read("/positions", {}, Priority.RECONCILE), "positions"),
+            key="symbol",
+            unique=True,
+        )
         return rows.finish()
 
     async def position(self, symbol: str, priority: Priority = Priority.EXIT) -> BrokerPosition | None:

@@ -28,6 +28,7 @@ from exitguard.broker.decoding import (
     text_or,
 )
 from exitguard.broker.port import (
+    BrokerRateLimited,
     BrokerUnauthorised,
     BrokerUnavailable,
     StreamDown,
@@ -166,7 +167,11 @@ def _raise_error(message: dict[str, Any]) -> None:
     if message.get("action") == "error" or message.get("T") == "error":
         data = message.get("data")
         said = data.get("error_message") if isinstance(data, dict) else message.get("msg")
-        raise BrokerUnavailable(f"the trade stream reports an error: {excerpt(said)}")
+        reason = f"the trade stream reports an error: {excerpt(said)}"
+        # There is no code to go by here.
+        if "connection limit" in str(said).lower() or "too many" in str(said).lower():
+            raise BrokerRateLimited(reason)
+        raise BrokerUnavailable(reason)
 
 
 def read_events(frame: bytes) -> list[TradeStreamEvent]:

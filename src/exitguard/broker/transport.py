@@ -102,8 +102,9 @@ class Transport:
             try:
                 return judge(await self.send("GET", url, priority, budget, params=params))
             except BrokerRateLimited as error:
-                # The budget itself makes everybody wait after a 429, so going round again is enough.
-                if left <= 0 or (error.retry_after or 0.0) > MAX_RETRY_DELAY:
+                # After the venue's 429 the budget makes everybody wait, so going round again is enough. Without a
+                # time it is our own budget that is used up, and asking again would only wait as long once more.
+                if left <= 0 or error.retry_after is None or error.retry_after > MAX_RETRY_DELAY:
                     raise
             except BrokerUnavailable:
                 if left <= 0:

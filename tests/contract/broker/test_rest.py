@@ -392,6 +392,12 @@ async def test_i11_a_row_that_cannot_be_read_makes_the_answer_incomplete_and_its
     await broker.close()
 
 
+async def test_i11_a_position_that_is_listed_twice_is_not_believed(venue: FakeVenue, broker: AlpacaBroker) -> None:
+    venue.on("GET", "/v2/positions", Answer([position_json("AAPL"), position_json("AAPL", qty="20")]))
+    with pytest.raises(BrokerIncomplete, match="'AAPL' is listed twice"):
+        await broker.positions()
+
+
 async def test_unknown_enums_and_missing_fields_do_not_spoil_an_order_list(
     venue: FakeVenue, broker: AlpacaBroker
 ) -> None:
@@ -524,6 +530,7 @@ async def test_the_venues_remaining_count_shrinks_the_budget_but_not_the_exits(v
     await broker.positions()
     with pytest.raises(BrokerRateLimited, match="not sent"):
         await broker.positions()
+    assert len(venue.requests) == 1
     assert await broker.position("AAPL", Priority.EXIT) is None
     await broker.close()
 
