@@ -26,6 +26,7 @@ from exitguard.paper.engine.request import TIMES_IN_FORCE, Draft, read_order
 from exitguard.paper.engine.venue import Venue
 from exitguard.paper.engine.wire import microseconds
 
+_SHARE_STEP = Decimal("0.000000001")
 _NOT_REPLACEABLE = frozenset({"accepted", "pending_new", "pending_cancel", "pending_replace", "done_for_day"})
 
 
@@ -60,7 +61,7 @@ class Desk:
     @staticmethod
     def _whole(account: Account, asset: Asset, draft: Draft) -> Decimal:
         """What a notional closing order ties up: its estimate, at most the position."""
-        estimate = (draft.notional or ZERO) / (asset.price or Decimal(1))
+        estimate = ((draft.notional or ZERO) / (asset.price or Decimal(1))).quantize(_SHARE_STEP)
         return min(abs(account.position_qty(asset.symbol)), estimate)
 
     def _build(self, account: Account, draft: Draft, asset: Asset, terms: Terms) -> Order:
