@@ -48,10 +48,17 @@ class Ledger:
         self._wake.set()
 
     async def commit(self, *operations: Operation) -> None:
-        """Make these changes durable, after all that were posted before."""
+        """Make these changes durable, after all that were posted before.
+
+        Raises StoreRejected when the database refuses one of `operations`; a refusal of something posted earlier is
+        said and counted, but is not this caller's failure.
+        """
         self._waiting.extend(operations)
         async with self._lock:
-            await self._write()
+            refused = await self._write()
+        for operation, error in refused:
+            if any(operation is own for own in operations):
+                raise error
 
     async def run(self) -> None:
         """Write posted changes until cancelled. A database that is away is waited for; a lost lease ends it."""
@@ -67,43 +74,45 @@ class Ledger:
                 )
                 self._wake.set()
                 await asyncio.sleep(RETRY_SECONDS)
-            except StoreRejected:
-                self.refused += 1  # said and counted; the change cannot become true by trying again
             await asyncio.sleep(FLUSH_SECONDS)
 
-    async def _write(self) -> None:
+    async def _write(self) -> list[tuple[Operation, StoreRejected]]:
+        """Write what waits; returns the changes that the database refused, which no retry can make true."""
+        refused: list[tuple[Operation, StoreRejected]] = []
         if self._unsettled is not None:
-            await self._apply(self._unsettled)
+            refused += await self._apply(self._unsettled)
         if self._waiting:
             operations, self._waiting = tuple(self._waiting), []
-            await self._apply(self._batch(operations))
+            refused += await self._apply(self._batch(operations))
+        self.refused += len(refused)
+        return refused
 
-    async def _apply(self, batch: Batch) -> None:
+    async def _apply(self, batch: Batch) -> list[tuple[Operation, StoreRejected]]:
         self._unsettled = batch
         try:
             await self._store.commit(batch)
         except StoreRejected as error:
             self._unsettled = None
-            if len(batch.operations) == 1:
-                raise
-            await self._apply_singly(batch.operations, error)
+            return await self._apply_singly(batch.operations, error)
         self._unsettled = None
+        return []
 
-    async def _apply_singly(self, operations: tuple[Operation, ...], cause: StoreRejected) -> None:
+    async def _apply_singly(
+        self, operations: tuple[Operation, ...], cause: StoreRejected
+    ) -> list[tuple[Operation, StoreRejected]]:
         """One refused change must not take its neighbours down (F60, F70)."""
+        if len(operations) == 1:
+            log.error("ledger refused a change", change=type(operations[0]).__name__, reason=str(cause))
+            return [(operations[0], cause)]
         log.error("ledger refused a batch, writing its changes one by one", reason=str(cause), changes=len(operations))
-        refused: StoreRejected | None = None
+        refused = []
         for position, operation in enumerate(operations):
             try:
-                await self._apply(self._batch((operation,)))
-            except StoreRejected as error:
-                refused = error
-                log.error("ledger refused a change", change=type(operation).__name__, reason=str(error))
+                refused += await self._apply(self._batch((operation,)))
             except BaseException:
                 self._waiting[:0] = operations[position + 1 :]
                 raise
-        if refused is not None:
-            raise refused
+        return refused
 
     def _batch(self, operations: tuple[Operation, ...]) -> Batch:
         return Batch(uuid4(), self._store.account_name, self.epoch, self._clock.now(), operations)
