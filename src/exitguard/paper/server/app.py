@@ -15,6 +15,8 @@ from exitguard.paper.server.host import Host
 from exitguard.paper.server.settings import PaperSettings
 
 _TEST_SYMBOL_SECONDS = 1.0
+# How long clients may take to take their leave when the exchange stops.
+_GOODBYE_SECONDS = 3.0
 
 
 class PortInUse(ExitguardError):
@@ -173,7 +175,8 @@ class PaperServer:
             self._app.trade_stream.close_all()
             self._app.data_streams.close_all()
         if self._server is not None and self._socket is not None:
-            await self._server.shutdown(sockets=[self._socket])
+            await _shut_down(self._server)
+            self._socket.close()
             self._server = None
 
     async def wait_failed(self) -> None:
@@ -190,6 +193,24 @@ class PaperServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+async def _shut_down(server: uvicorn.Server) -> None:
+    """Stop listening and end every connection. uvicorn's own shutdown does the same in steps of a tenth of a second."""
+    for listener in server.servers:
+        listener.close()
+    state = server.server_state
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _GOODBYE_SECONDS
+    for connection in list(state.connections):
+        connection.shutdown()
+    # Connections and tasks are uvicorn's own sets, without an event that says when they are empty.
+    while (state.connections or state.tasks) and loop.time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.002)
+    for task in list(state.tasks):
+        task.cancel()
+    for listener in server.servers:
+        await listener.wait_closed()
 
 
 def _bind(host: str, port: int) -> socket.socket:

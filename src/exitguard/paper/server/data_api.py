@@ -99,13 +99,14 @@ class DataApi:
     def _snapshot(self, symbol: str) -> dict[str, Any] | None:
         if symbol not in self._tape.quotes:
             return None
-        return {
+        parts = {
             "latestTrade": self._latest_trade(symbol),
             "latestQuote": self._latest_quote(symbol),
             "minuteBar": self._latest_bar(symbol),
             "dailyBar": bar_json(self._tape.daily_bars.get(symbol)),
             "prevDailyBar": bar_json(self._tape.previous_daily_bars.get(symbol)),
         }
+        return {name: part for name, part in parts.items() if part is not None}
 
     # History
     def _history(self, request: Request, kind: str, symbols: Sequence[str], *, single: bool) -> Response:

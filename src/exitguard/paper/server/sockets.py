@@ -44,8 +44,8 @@ def decode(payload: bytes) -> dict[str, Any] | None:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError:
         try:
-            value = msgpack.unpackb(payload, max_buffer_size=len(payload) or 1)
-        except (ValueError, msgpack.exceptions.UnpackException, TypeError):
+            value = msgpack.unpackb(payload)
+        except (ValueError, msgpack.exceptions.UnpackException):
             return None
     return value if isinstance(value, dict) else None
 
