@@ -7,7 +7,7 @@ on orders. uvicorn hands over its own `send`, through which a connection can be 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import orjson
@@ -136,6 +136,7 @@ async def send_response(send: Send, response: Response) -> None:
 def transport_of(send: Send) -> asyncio.Transport:
     """The connection under an ASGI `send` of uvicorn, for faults that cut it and for the size of its backlog."""
     transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if not isinstance(transport, asyncio.Transport):
+    # uvloop's transports behave like asyncio.Transport without being one.
+    if not all(hasattr(transport, name) for name in ("abort", "get_write_buffer_size")):
         raise TypeError("the exchange needs to be served by uvicorn: its send has no transport")
-    return transport
+    return cast(asyncio.Transport, transport)
