@@ -43,6 +43,7 @@ class Child:
     name: str
     process: "subprocess.Popen[bytes]"
     log: Path
+    out: Path
 
     @property
     def alive(self) -> bool:
@@ -62,22 +63,26 @@ class Children:
         self._environment = dict(environment)
         self._children: list[Child] = []
 
-    def start(self, name: str, arguments: Sequence[str], *, capture: bool = False) -> Child:
-        """Start `exitguard ARGUMENTS`. With `capture` its standard output is a pipe, else it goes to the log."""
-        log = self._folder / f"{name}.log"
-        with log.open("ab", buffering=0) as sink:
+    def start(self, name: str, arguments: Sequence[str]) -> Child:
+        """Start `exitguard ARGUMENTS`; standard output goes to NAME.out, standard error to NAME.log."""
+        log, out = self._folder / f"{name}.log", self._folder / f"{name}.out"
+        with log.open("wb", buffering=0) as sink, out.open("wb", buffering=0) as results:
             process = subprocess.Popen(  # noqa: S603 - our own program, no shell
                 [sys.executable, "-m", "exitguard.cli.main", *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if capture else sink,
+                stdout=results,
                 stderr=sink,
                 env=self._environment,
                 start_new_session=True,
             )
-        child = Child(name, process, log)
+        child = Child(name, process, log, out)
         self._children.append(child)
         self._remember()
         return child
+
+    def words_of_all(self) -> str:
+        """Each child's log and its end."""
+        return "\n".join(f"{child.log}:\n{child.last_words()}" for child in self._children)
 
     def check(self) -> None:
         """Raise ChildFailed when any child has ended."""
@@ -87,6 +92,22 @@ class Children:
                     f"{child.name} ended with exit code {child.process.returncode}; {child.log}: {child.last_words()}"
                 )
 
+    async def first_line(self, child: Child, patience: float) -> bytes:
+        """The first line that a child prints. Raises ChildFailed when it ends, or takes longer, without one."""
+        deadline = time.monotonic() + patience
+        while True:
+            line, newline, _ = child.out.read_bytes().partition(b"\n")
+            if newline:
+                return line
+            self.check()
+            if time.monotonic() > deadline:
+                raise ChildFailed(f"{child.name} was not ready in {patience:.0f} s; {child.log}: {child.last_words()}")
+            await asyncio.sleep(0.01)
+
+    def forget(self) -> None:
+        """Leave the children running; their identities stay on file."""
+        self._children.clear()
+
     async def stop(self) -> None:
         """Ask every child to stop, managers before the exchange; one that does not is killed."""
         for child in reversed(self._children):
@@ -94,8 +115,6 @@ class Children:
                 with contextlib.suppress(ProcessLookupError):
                     child.process.send_signal(signal.SIGTERM)
                 await self._ended(child)
-            if child.process.stdout is not None:
-                child.process.stdout.close()
         self._children.clear()
         self._record.unlink(missing_ok=True)
 

@@ -24,7 +24,7 @@ class Expiry(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SignalPlan:
-    """One signal, `minute` minutes after the open. Levels in percent of the price at that moment; None: the policy's."""
+    """One signal, `minute` minutes after the open. Levels in percent of the price then; None means the policy's."""
 
     minute: int
     account: str

@@ -10,6 +10,7 @@ from urllib.parse import quote as quote_url
 import aiohttp
 import orjson
 
+from exitguard.broker.decoding import decode_quote
 from exitguard.core.errors import ExitguardError
 from exitguard.core.quote import Quote
 
@@ -169,7 +170,7 @@ class Venue:
             if names:
                 url = f"{self.addresses.data}{path}"
                 body = await self._call("GET", url, account=account, params={"symbols": ",".join(names)})
-                found |= {name: _quote(name, row) for name, row in body["quotes"].items()}
+                found |= {name: decode_quote(name, row) for name, row in body["quotes"].items()}
         return found
 
     async def chain(self, account: str, underlyings: Iterable[str], first: date, last: date) -> list[Contract]:
@@ -214,8 +215,3 @@ class Venue:
 
 def _now(body: Mapping[str, Any]) -> datetime:
     return datetime.fromisoformat(body["now"])
-
-
-def _quote(symbol: str, row: Mapping[str, Any]) -> Quote:
-    at = datetime.fromisoformat(str(row["t"]).replace("Z", "+00:00")[:26].rstrip("+0") or row["t"])
-    return Quote(symbol, Decimal(str(row["bp"])), Decimal(str(row["ap"])), at)

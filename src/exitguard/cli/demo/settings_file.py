@@ -1,0 +1,113 @@
+"""Writes the demo's settings file and keys, so that every other command works on the demo afterwards."""
+
+import os
+from datetime import date, datetime
+from pathlib import Path
+
+from exitguard.cli.demo.venue import Addresses
+from exitguard.core.session import NEW_YORK
+
+# A stepped market plays hours in seconds: the venue's usual limit would be one of wall time.
+_REQUESTS_PER_MINUTE = 100_000
+_EXPIRY_EXIT_HOUR = 14
+
+_ACCOUNT = """
+[accounts.{name}]
+tier = "{name}"
+mode = "paper"
+rest_url = "{rest}"
+trade_stream_url = "{stream}"
+data_url = "{data}"
+stock_stream_url = "{data_stream}"
+option_stream_url = "{option_stream}"
+key = "file:{name}.key"
+secret = "file:{name}.secret"
+account_number = "{number}"
+policy = "demo"
+clock = "stepped"
+requests_per_minute = {requests}
+
+[accounts.{name}.risk]
+{risk}
+"""
+
+_RISK = {
+    "large": 'max_position_fraction = "0.06"\nmax_open_positions = 40\nmax_total_exposure_fraction = "1.8"\n'
+    "allow_short = true\nallow_options = true",
+    "tiny": 'max_position_fraction = "0.30"\nmax_open_positions = 6\nmax_total_exposure_fraction = "1.0"\n'
+    "allow_short = true\nallow_options = true",
+}
+
+_POLICY = """
+# Tighter than the default, so that one day shows every rule.
+[policies.demo]
+min_hold_minutes = 10
+max_hold_minutes = 240
+trailing_stop = true
+trail_steps = [
+  {{ from_percent = 15, keep_percent = 50 }},
+  {{ from_percent = 30, keep_percent = 65 }},
+  {{ from_percent = 50, keep_percent = 80 }},
+]
+profit_scaling = true
+profit_scaling_percent = 25
+expiration_hours = {expiration_hours}
+
+[policies.demo.stocks]
+stop_loss_percent = -1.5
+take_profit_percent = 2
+
+[policies.demo.options]
+stop_loss_percent = -22
+take_profit_percent = 45
+catastrophic_stop_percent = -30
+"""
+
+
+def expiration_hours(day: date, near: date) -> int:
+    """Hours before the close of the nearest expiry at which the policy gets out: reached at 14:00 of the demo's day."""
+    close = datetime(near.year, near.month, near.day, 16, 0, tzinfo=NEW_YORK)
+    leave = datetime(day.year, day.month, day.day, _EXPIRY_EXIT_HOUR, 0, tzinfo=NEW_YORK)
+    return max(1, min(240, round((close - leave).total_seconds() / 3600)))
+
+
+def settings_text(addresses: Addresses, database: str, hours: int) -> str:
+    """The settings file's text; `database` is an embedded database or a reference, never an address with a password."""
+    parts = [f'# Written by `exitguard demo`; overwritten by the next one.\n[database]\nurl = "{database}"\n']
+    for name, credential in addresses.accounts.items():
+        parts.append(
+            _ACCOUNT.format(
+                name=name,
+                rest=addresses.rest,
+                stream=addresses.stream,
+                data=addresses.data,
+                data_stream=addresses.data_stream,
+                option_stream=addresses.option_stream,
+                number=credential.account_number,
+                requests=_REQUESTS_PER_MINUTE,
+                risk=_RISK[name],
+            )
+        )
+    parts.append(_POLICY.format(expiration_hours=hours))
+    parts.append('\n[log]\nlevel = "info"\nformat = "json"\n')
+    return "".join(parts)
+
+
+def write_settings(folder: Path, addresses: Addresses, database: str, hours: int) -> Path:
+    """Write `exitguard.toml` and the key files beside it, readable by nobody else; returns the file."""
+    for name, credential in addresses.accounts.items():
+        write_private(folder / f"{name}.key", credential.key)
+        write_private(folder / f"{name}.secret", credential.secret)
+    path = folder / "exitguard.toml"
+    write_private(path, settings_text(addresses, database, hours))
+    return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file of mode 0600, as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)
