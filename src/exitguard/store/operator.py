@@ -7,9 +7,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Self
 
+import asyncpg
+
 from exitguard.core.errors import InvalidInput
 from exitguard.core.records import CommandVerb
-from exitguard.store.connection import Link, translating
+from exitguard.store.connection import Link
 from exitguard.store.encoding import encode_json
 from exitguard.store.migrate import check_schema
 from exitguard.store.port import StoreRejected
@@ -113,14 +115,21 @@ class Operator:
         """
         if not sql.strip(" \t\r\n;"):
             raise StoreRejected("there is no statement to run")
-        async with self._read.use() as connection, connection.transaction(readonly=True):
-            statement = await connection.prepare(sql)
-            columns = tuple(attribute.name for attribute in statement.get_attributes())
-            if not columns:
-                raise StoreRejected("the statement returns no columns: only statements that read are run here")
-            with translating():
+        async with self._read.use() as connection:
+            transaction = connection.transaction(readonly=True)
+            await transaction.start()
+            try:
+                statement = await connection.prepare(sql)
+                columns = tuple(attribute.name for attribute in statement.get_attributes())
+                if not columns:
+                    raise StoreRejected("the statement returns no columns: only statements that read are run here")
                 cursor = await statement.cursor()
                 rows = await cursor.fetch(MAX_ROWS + 1)
+            except asyncpg.ReadOnlySQLTransactionError as error:
+                raise StoreRejected(f"only statements that read are run here: {error}") from error
+            finally:
+                # Never committed: whatever the statement set in the session is undone as well.
+                await transaction.rollback()
         kept = tuple(tuple(row.values()) for row in rows[:MAX_ROWS])
         return Table(columns, kept, truncated=len(rows) > MAX_ROWS)
 
