@@ -30,13 +30,6 @@ AT_NS = int(AT.timestamp()) * 10**9 + 123_456_000
 CALL = "AAPL261016C00200000"
 
 
-@pytest.fixture
-async def venue() -> AsyncIterator[FakeVenue]:
-    async with FakeVenue() as fake:
-        yield fake
-        fake.check()
-
-
 class Sink:
     """Takes ticks and statuses."""
 

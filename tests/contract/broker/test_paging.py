@@ -1,6 +1,6 @@
 """Long lists: nothing lost, nothing twice, holes told."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,25 +9,10 @@ import pytest
 from tests.support.fake_venue import Answer, FakeVenue, Received
 from tests.support.payloads import fill_json, order_json
 
-from exitguard.broker.budget import RequestBudget
 from exitguard.broker.port import BrokerIncomplete, BrokerUnavailable
-from exitguard.broker.rest import AlpacaBroker, AlpacaEndpoints
+from exitguard.broker.rest import AlpacaBroker
 
 START = datetime(2026, 10, 8, 14, tzinfo=UTC)
-
-
-@pytest.fixture
-async def venue() -> AsyncIterator[FakeVenue]:
-    async with FakeVenue() as fake:
-        yield fake
-
-
-@pytest.fixture
-async def broker(venue: FakeVenue) -> AsyncIterator[AlpacaBroker]:
-    endpoints = AlpacaEndpoints(venue.rest_url, venue.rest_url)
-    client = AlpacaBroker(endpoints, "k", "s", account_name="large", budget=RequestBudget(1_000_000))
-    yield client
-    await client.close()
 
 
 def nanoseconds(text: str) -> int:

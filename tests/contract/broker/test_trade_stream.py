@@ -25,13 +25,6 @@ from exitguard.core.orders import OrderSide, TradeUpdate
 Take = Callable[[int], Awaitable[list[TradeStreamEvent]]]
 
 
-@pytest.fixture
-async def venue() -> AsyncIterator[FakeVenue]:
-    async with FakeVenue() as fake:
-        yield fake
-        fake.check()
-
-
 class Waits:
     """Stands in for sleeping between connections: notes how long it would have been."""
 
