@@ -25,6 +25,7 @@ from exitguard.paper.engine.wire import CENT, text
 
 _FIFTY = Decimal(50)
 _MINIMAL_AMOUNT = ONE
+_EXEMPT_CLASSES = COMPLEX | {"mleg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ class Admission:
         if draft.is_complex or draft.type == "trailing_stop":
             return
         for other in account.opposite_open(symbol, draft.side):
-            if other is ignore or other.order_class in COMPLEX or other.type == "trailing_stop":
+            if other is ignore or other.order_class in _EXEMPT_CLASSES or other.type == "trailing_stop":
                 continue
             if draft.type in ("market", "stop") or other.type in ("market", "stop"):
                 raise wash_trade(other.id, other.type)

@@ -22,6 +22,7 @@ from exitguard.paper.engine.errors import (
 from exitguard.paper.engine.fields import body_of, choice_field, positive_field, quantity_field, text_field
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.model import TERMINAL, ZERO, Account, Asset, Group, Order
+from exitguard.paper.engine.multileg import MultiLeg
 from exitguard.paper.engine.request import TIMES_IN_FORCE, Draft, read_order
 from exitguard.paper.engine.venue import Venue
 from exitguard.paper.engine.wire import microseconds
@@ -33,8 +34,9 @@ _NOT_REPLACEABLE = frozenset({"accepted", "pending_new", "pending_cancel", "pend
 class Desk:
     """Turns admitted drafts into orders."""
 
-    def __init__(self, venue: Venue, admission: Admission, lifecycle: Lifecycle) -> None:
+    def __init__(self, venue: Venue, admission: Admission, lifecycle: Lifecycle, multileg: MultiLeg) -> None:
         self._venue = venue
+        self._multileg = multileg
         self._admission = admission
         self._lifecycle = lifecycle
         lifecycle.replace_by_venue = self._replace_unasked
@@ -43,7 +45,10 @@ class Desk:
 
     def submit(self, account: Account, body: Any) -> Order:
         """Take an order request. Raises ApiError."""
-        return self.submit_draft(account, read_order(body))
+        draft = read_order(body)
+        if draft.order_class == "mleg":
+            return self._multileg.submit(account, draft)
+        return self.submit_draft(account, draft)
 
     def submit_draft(self, account: Account, draft: Draft) -> Order:
         """Take a well-formed order of one instrument. Raises ApiError."""
@@ -150,13 +155,15 @@ class Desk:
             return
         if order.status in TERMINAL:
             raise already_in_state(order.status)
+        if order.order_class == "mleg" and order.parent is not None:
+            order = order.parent
         self._lifecycle.request_cancel(order)
 
     def cancel_all(self, account: Account) -> list[dict[str, Any]]:
         """Acknowledge a cancel of every open order; held legs go with their groups."""
         items = []
         for order in list(account.open.values()):
-            if order.status == "held":
+            if order.status == "held" or (order.order_class == "mleg" and order.parent is not None):
                 continue
             self._lifecycle.request_cancel(order)
             items.append({"id": order.id, "status": 200})
@@ -201,8 +208,8 @@ class Desk:
             raise already_in_state(status)
         if status in _NOT_REPLACEABLE:
             raise unprocessable(f"cannot replace order in {status} status")
-        if order.order_class == "mleg" and order.asset is not None:
-            raise unprocessable("legs of mleg orders cannot be replaced")
+        if order.order_class == "mleg":
+            raise unprocessable("mleg orders cannot be replaced")
         if order.notional is not None:
             raise unprocessable("notional orders cannot be replaced")
 

@@ -20,6 +20,7 @@ from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.listing import Listing
 from exitguard.paper.engine.matching import Matcher
 from exitguard.paper.engine.model import Account
+from exitguard.paper.engine.multileg import MultiLeg
 from exitguard.paper.engine.positions import Positions
 from exitguard.paper.engine.queries import get_by_client_id, list_activities, list_orders
 from exitguard.paper.engine.settings import ExchangeSettings
@@ -57,7 +58,9 @@ class Exchange:
         self._lifecycle = Lifecycle(venue)
         self._ledger = Ledger(venue)
         self._matcher = Matcher(venue, self._ledger, self._lifecycle)
-        self._desk = Desk(venue, Admission(venue), self._lifecycle)
+        admission = Admission(venue)
+        multileg = MultiLeg(venue, admission, self._lifecycle, self._ledger, self._matcher)
+        self._desk = Desk(venue, admission, self._lifecycle, multileg)
         self._positions = Positions(venue, self._desk, self._lifecycle)
         self._settlement = Settlement(venue, self._ledger, self._lifecycle, self._positions)
         self._extras = Extras(venue)

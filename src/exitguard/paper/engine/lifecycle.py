@@ -46,6 +46,7 @@ class Lifecycle:
             order.status = "accepted"
             order.updated = self._venue.stamp()
             self._venue.queued[order.id] = order
+            self._mirror(order)
             self._venue.emit("accepted", order)
             return
         if self._accept_badly(order):
@@ -101,6 +102,18 @@ class Lifecycle:
         if order.is_open and order.time_in_force in ("ioc", "fok"):
             self.finish(order, "canceled")
 
+    def _mirror(self, order: Order) -> None:
+        """The legs of a multi-leg order have no life of their own: they show their parent's state."""
+        if order.order_class != "mleg" or order.asset is not None:
+            return
+        for leg in order.legs:
+            leg.updated = order.updated
+            if leg.is_open:
+                leg.status = order.status
+            if not order.is_open:
+                leg.canceled, leg.expired, leg.failed = order.canceled, order.expired, order.failed
+                self._venue.retire(leg)
+
     def work(self, order: Order) -> None:
         """Make an order new and let quotes reach it; one for the closing auction waits for it."""
         venue = self._venue
@@ -110,6 +123,7 @@ class Lifecycle:
             venue.at_close[order.id] = order
         else:
             venue.enter_book(order)
+        self._mirror(order)
         venue.emit("new", order)
 
     def wake(self, order: Order) -> None:
@@ -138,7 +152,9 @@ class Lifecycle:
     # End ------------------------------------------------------------------------------------------------------------
 
     def finish(self, order: Order, status: str) -> None:
-        """End an order without a fill; its group follows."""
+        """End an order without a fill; its group follows, and a leg of a multi-leg order takes the whole with it."""
+        if order.order_class == "mleg" and order.parent is not None:
+            order = order.parent
         if not order.is_open:
             return
         venue = self._venue
@@ -154,6 +170,7 @@ class Lifecycle:
             order.failed = stamp
         elif status == "replaced":
             order.replaced = stamp
+        self._mirror(order)
         venue.emit(status, order)
         self.groups.after_finish(order)
 

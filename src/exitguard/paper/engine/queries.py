@@ -61,14 +61,17 @@ def _candidates(account: Account, status: str, nested: bool, ascending: bool) ->
             roots = {(order.parent or order).id: (order.parent or order) for order in account.open.values()}
             orders = sorted(roots.values(), key=lambda order: order.sequence)
         else:
-            orders = [order for order in account.open.values() if order.status != "held"]
+            orders = [order for order in account.open.values() if order.status != "held" and not _is_mleg_part(order)]
         return orders if ascending else reversed(orders)
     everything: Iterable[Order] = account.orders.values() if ascending else reversed(account.orders.values())
-    if nested:
-        everything = (order for order in everything if order.parent is None)
+    everything = (order for order in everything if not (order.parent if nested else _is_mleg_part(order)))
     if status == "closed":
         return (order for order in everything if order.status in TERMINAL and not (nested and _has_open_leg(order)))
     return everything
+
+
+def _is_mleg_part(order: Order) -> bool:
+    return order.order_class == "mleg" and order.parent is not None
 
 
 def _has_open_leg(order: Order) -> bool:

@@ -160,7 +160,7 @@ class Venue:
         """Tell the listeners what happened to an order; `order` travels without its legs, as Alpaca sends it."""
         if not self.listeners:
             return
-        view = order_json(order, nested=order.order_class == "mleg")
+        view = order_json(order)
         view["cancel_requested_at"] = timestamp_or_none(order.cancel_requested)
         data = {"event": event, "timestamp": timestamp(order.updated), "order": view, **extra}
         for listener in self.listeners:

@@ -13,7 +13,7 @@ _PRICE = Decimal("0.000001")
 
 
 def order_json(order: Order, nested: bool = False) -> Json:
-    """One order; its legs too when `nested`."""
+    """One order; its legs too when `nested`, and always those of a multi-leg order."""
     asset = order.asset
     average = order.average_price
     created = timestamp(order.created)
@@ -48,7 +48,9 @@ def order_json(order: Order, nested: bool = False) -> Json:
         "stop_price": text_or_none(order.stop_price),
         "status": order.status,
         "extended_hours": order.extended_hours,
-        "legs": [order_json(leg) for leg in order.legs] if nested and order.legs else None,
+        "legs": [order_json(leg) for leg in order.legs]
+        if order.legs and (nested or order.order_class == "mleg")
+        else None,
         "trail_percent": text_or_none(order.trail_percent),
         "trail_price": text_or_none(order.trail_price),
         "hwm": text_or_none(order.high_water_mark),
