@@ -23,7 +23,15 @@ def databases() -> Iterator[Databases]:
 
 @pytest.fixture
 def database_url(databases: Databases) -> Iterator[str]:
-    """A migrated, empty database of this test alone."""
+    """A migrated, empty database for this test alone; its schema must not be changed."""
+    url = databases.borrow()
+    yield url
+    databases.give_back(url)
+
+
+@pytest.fixture
+def own_database_url(databases: Databases) -> Iterator[str]:
+    """A migrated, empty database that the test may change as it likes."""
     url = databases.fresh()
     yield url
     databases.drop(url)

@@ -118,11 +118,13 @@ def test_f66_a_migration_without_postcondition_is_refused(tmp_path: Path) -> Non
          "FROM exitguard.migrations", 1),
     ],
 )  # fmt: skip
-async def test_f61_another_schema_version_is_refused_naming_both(database_url: str, change: str, found: int) -> None:
-    await asyncio.to_thread(execute, database_url, change)
+async def test_f61_another_schema_version_is_refused_naming_both(
+    own_database_url: str, change: str, found: int
+) -> None:
+    await asyncio.to_thread(execute, own_database_url, change)
     expected = expected_schema_version()
     with pytest.raises(SchemaMismatch, match=f"schema version {expected + found}, this build needs {expected}"):
-        await PgAccountStore.connect(database_url, "large")
+        await PgAccountStore.connect(own_database_url, "large")
 
 
 async def test_f61_an_empty_database_is_refused(empty_database_url: str) -> None:

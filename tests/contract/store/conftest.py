@@ -93,9 +93,9 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield MemoryWorld()
         return
     databases: Databases = request.getfixturevalue("databases")
-    url = databases.fresh()
+    url = databases.borrow()
     try:
         async with store_maker(url) as maker, await Operator.connect(url) as operator:
             yield PostgresWorld(url, operator, maker)
     finally:
-        databases.drop(url)
+        databases.give_back(url)

@@ -279,6 +279,7 @@ async def test_i6_tampering_is_found(
         with psycopg.connect(database_url, autocommit=True) as owner:
             owner.execute("ALTER TABLE position_events DISABLE TRIGGER USER")
             owner.execute(tampering.encode())
+            owner.execute("ALTER TABLE position_events ENABLE TRIGGER USER")
 
     await asyncio.to_thread(tamper)
     async with await Operator.connect(database_url) as operator:
