@@ -130,16 +130,15 @@ class Transport:
         urgent = priority <= Priority.PROTECT
         await budget.acquire(priority, self._timeouts.exit_budget if urgent else self._timeouts.budget)
         total = self._timeouts.exit_total if urgent else self._timeouts.total
-        what = f"{method} {URL(url).path}"
         try:
             response = await self._exchange(method, url, params, body, total)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSent(f"{what}: no connection to {URL(url).host}: {_cause(error)}") from error
+            raise NotSent(f"{_name(method, url)}: no connection to {URL(url).host}: {_cause(error)}") from error
         except TimeoutError as error:
-            raise BrokerUnavailable(f"{what}: no answer within {total:g} s") from error
+            raise BrokerUnavailable(f"{_name(method, url)}: no answer within {total:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise BrokerUnavailable(f"{what}: connection failed: {_cause(error)}") from error
-        self._account_for(response, budget, what)
+            raise BrokerUnavailable(f"{_name(method, url)}: connection failed: {_cause(error)}") from error
+        self._account_for(response, budget, method, url)
         return response
 
     async def close(self) -> None:
@@ -182,10 +181,11 @@ class Transport:
             self._session._retry_connection = False
         return self._session
 
-    def _account_for(self, response: Response, budget: RequestBudget, what: str) -> None:
+    def _account_for(self, response: Response, budget: RequestBudget, method: str, url: str) -> None:
         if response.status == HTTPStatus.TOO_MANY_REQUESTS:
             pause = budget.rate_limited(retry_after(response.headers))
-            raise BrokerRateLimited(f"{what}: HTTP 429: {excerpt(response.body)}; pausing for {pause:.1f} s", pause)
+            said = f"{_name(method, url)}: HTTP 429: {excerpt(response.body)}"
+            raise BrokerRateLimited(f"{said}; pausing for {pause:.1f} s", pause)
         budget.succeeded()
         remaining = response.headers.get("X-RateLimit-Remaining", "")
         if remaining.isdecimal():
@@ -266,6 +266,10 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             raise aiohttp.ClientPayloadError(f"answer is larger than {MAX_BODY_BYTES} bytes")
     return bytes(body)
+
+
+def _name(method: str, url: str) -> str:
+    return f"{method} {URL(url).path}"
 
 
 def _cause(error: Exception) -> str:
