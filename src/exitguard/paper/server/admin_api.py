@@ -103,7 +103,15 @@ class AdminApi:
             to = _moment(body["to"], "to")
             if to - self._host.clock.reached > _LONGEST_ADVANCE:
                 raise bad(f"to is more than {_LONGEST_ADVANCE.days} days ahead")
-        await self._host.player.advance(to, speed)
+        reaction = _number(body, "reaction")
+        if reaction is not None and not 0 <= reaction <= 1:
+            raise bad(f"reaction must be from 0 to 1 wall second, was {reaction}")
+        usual = self._host.settings.reaction_seconds
+        self._host.reaction_seconds = usual if reaction is None else reaction
+        try:
+            await self._host.player.advance(to, speed)
+        finally:
+            self._host.reaction_seconds = usual
         return json_response(self.clock_json())
 
     # Market

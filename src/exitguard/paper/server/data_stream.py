@@ -329,6 +329,7 @@ class DataStreams:
         for market, message in messages:
             for session in self._readers(market, message):
                 batches.setdefault(session, []).append(message)
+        self._host.activity += len(batches)
         for session, batch in batches.items():
             self.send(session, batch)
 

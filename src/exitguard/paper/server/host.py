@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import cache
 from itertools import pairwise
 from math import log, sqrt
 from statistics import pstdev
@@ -34,11 +35,15 @@ class Host:
 
     def __init__(self, settings: PaperSettings) -> None:
         self.settings = settings
-        self.calendar = settings.calendar or table_calendar()
+        self.calendar = settings.calendar or _default_calendar()
         self.scheduler = LoopScheduler()
         # Answers that the stepped market waits for: whether a socket still has something to send, and the like.
         self.busy_checks: list[Callable[[], bool]] = []
         self.requests_in_progress = 0
+        # Counts what clients were just told and may act upon: data, trade updates, answers to orders.
+        self.activity = 0
+        self.reaction_seconds = settings.reaction_seconds
+        self._activity_settled = 0
         recorded = _recorded(settings)
         start = _start(settings, self.calendar, recorded)
         self.clock = MarketClock(start, speed=settings.speed, paused=settings.paused)
@@ -134,15 +139,24 @@ class Host:
 
     # Waiting
     async def settle(self) -> None:
-        """Between two rounds of a stepped market: let clients' requests, engine events and sockets be served."""
+        """Between two rounds of a stepped market: let sockets flush, clients react, and their orders be carried out.
+
+        Whoever was told something gets `reaction_seconds` to act, and again after each answer, for at most
+        _SETTLE_SECONDS in all. Without clients this is one turn of the event loop.
+        """
         await asyncio.sleep(0)
-        if not self._busy():
+        if self.activity == self._activity_settled and not self._busy():
             return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _SETTLE_SECONDS
-        # Three unrelated kinds of work may be going on, each over in a millisecond: looking again is the simplest wait.
-        while self._busy() and loop.time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.0005 if self.scheduler.busy else 0)
+        while loop.time() < deadline:
+            if self._busy():
+                await asyncio.sleep(0.0005 if self.scheduler.busy else 0)
+            elif self.activity != self._activity_settled:
+                self._activity_settled = self.activity
+                await asyncio.sleep(self.reaction_seconds)
+            else:
+                break
 
     def _busy(self) -> bool:
         return self.scheduler.busy or self.requests_in_progress > 0 or any(check() for check in self.busy_checks)
@@ -150,6 +164,11 @@ class Host:
     def close(self) -> None:
         """Stop everything that would still happen."""
         self.scheduler.close()
+
+
+@cache
+def _default_calendar() -> SessionCalendar:
+    return table_calendar()
 
 
 def _recorded(settings: PaperSettings) -> RecordedBars | None:

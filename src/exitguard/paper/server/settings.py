@@ -42,8 +42,9 @@ class PaperSettings:
     admin API. Without `replay`, `bars`, `manual` and `symbols` the default symbols are generated.
 
     `start` None: the recorded data's first session, else the newest session of the calendar that is not in the future,
-    each at its open. `speed` is market seconds a wall second. `port` 0 takes a free one. `requests_per_minute` None
-    means that no rate limit is kept.
+    each at its open. `speed` is market seconds a wall second. When the market is stepped as fast as it goes, clients
+    that were just told something get `reaction_seconds` of wall time to act before the next round of quotes. `port` 0
+    takes a free one. `requests_per_minute` None means that no rate limit is kept.
     """
 
     accounts: Mapping[str, Decimal]
@@ -64,4 +65,5 @@ class PaperSettings:
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     calendar: SessionCalendar | None = None
     requests_per_minute: int | None = None
+    reaction_seconds: float = 0.001
     limits: SocketLimits = field(default_factory=SocketLimits)

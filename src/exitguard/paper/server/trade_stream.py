@@ -179,8 +179,10 @@ class TradeStream:
     def deliver(self, account: Account, message: dict[str, Any]) -> None:
         """Send a message to the account's listening sessions."""
         for session in list(self._sessions):
-            if session.account is account and session.streams and not session.say(message):
-                session.outbox.close(1008, "slow client")
+            if session.account is account and session.streams:
+                self._host.activity += 1
+                if not session.say(message):
+                    session.outbox.close(1008, "slow client")
 
     def close_all(self) -> None:
         """Say goodbye to everybody: the exchange stops."""
