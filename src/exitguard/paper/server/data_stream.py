@@ -140,6 +140,10 @@ class DataStreams:
         """Sessions of every feed."""
         return len(self._sessions)
 
+    def subscriptions(self) -> int:
+        """Subscribed pairs of channel and symbol, over all sessions."""
+        return sum(len(names) for session in self._sessions for names in session.symbols.values())
+
     # Sessions
     async def serve(self, feed: Feed, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection from handshake to end."""

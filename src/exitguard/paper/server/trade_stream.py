@@ -64,6 +64,10 @@ class TradeStream:
         live = sum(1 for session in self._sessions if session.account and session.account.name == account_name)
         return live + self._held.get(account_name, 0)
 
+    def listeners(self, account_name: str) -> int:
+        """Sessions of an account that listen to trade updates."""
+        return sum(1 for one in self._sessions if one.streams and one.account and one.account.name == account_name)
+
     def connection_counts(self) -> dict[str, int]:
         """Places taken for each account."""
         return {name: self.connections(name) for name in self._host.accounts}
