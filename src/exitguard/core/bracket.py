@@ -39,10 +39,13 @@ def view_bracket(
             continue
         if order.side is side.opening:
             return BracketView(Bracket.NOT_NEEDED)
-        (stops if order.type in STOP_TYPES else targets).append(order)
+        if order.type in STOP_TYPES:
+            stops.append(order)
+        elif order.type is OrderType.LIMIT:
+            targets.append(order)
     stop_id = stops[0].id if stops else None
     target_id = targets[0].id if targets else None
-    covered = _remaining(stops) >= held and _remaining([t for t in targets if t.type is OrderType.LIMIT]) >= held
+    covered = _remaining(stops) >= held and _remaining(targets) >= held
     return BracketView(Bracket.COMPLETE if covered else Bracket.MISSING, stop_id, target_id)
 
 
