@@ -82,9 +82,11 @@ def _read_day(text: str | None) -> date | None:
 def _stop() -> int:
     from exitguard.cli.database import embedded_server
     from exitguard.cli.demo.children import stop_leftovers
-    from exitguard.cli.demo.play import demo_folder
+    from exitguard.cli.demo.play import demo_folder, only_demo
 
-    stopped = stop_leftovers(demo_folder())
+    folder = demo_folder()
+    with only_demo(folder):
+        stopped = stop_leftovers(folder)
     database = asyncio.run(embedded_server().stop())
     names = [*stopped, *(["embedded PostgreSQL"] if database else [])]
     emit(f"stopped: {', '.join(names)}" if names else "nothing of a demo is running")

@@ -62,6 +62,7 @@ class Children:
         self._folder = folder
         self._environment = dict(environment)
         self._children: list[Child] = []
+        self._released = False
 
     def start(self, name: str, arguments: Sequence[str]) -> Child:
         """Start `exitguard ARGUMENTS`; standard output goes to NAME.out, standard error to NAME.log."""
@@ -104,12 +105,14 @@ class Children:
                 raise ChildFailed(f"{child.name} was not ready in {patience:.0f} s; {child.log}: {child.last_words()}")
             await asyncio.sleep(0.01)
 
-    def forget(self) -> None:
-        """Leave the children running; their identities stay on file."""
-        self._children.clear()
+    def release(self) -> None:
+        """Leave the children running from now on; their identities stay on file, for `stop_leftovers`."""
+        self._released = True
 
     async def stop(self) -> None:
-        """Ask every child to stop, managers before the exchange; one that does not is killed."""
+        """Ask every child to stop, managers before the exchange; one that does not is killed. Released ones stay."""
+        if self._released:
+            return
         for child in reversed(self._children):
             if child.alive:
                 with contextlib.suppress(ProcessLookupError):

@@ -18,7 +18,7 @@ from exitguard.cli.demo.venue import Contract, Venue
 from exitguard.cli.demo.watch import BreachWatch
 from exitguard.core.errors import ExitguardError
 from exitguard.core.quote import Quote
-from exitguard.core.session import Session
+from exitguard.core.session import NEW_YORK, Session
 
 # Wall seconds that a manager may take for one market minute before the demo gives up.
 MINUTE_PATIENCE = 30.0
@@ -80,6 +80,7 @@ class Conductor:
         self._expiries = sorted({c.expiry for c in contracts if c.expiry > session.day})
         self.watch = BreachWatch(session.close)
         self.trouble: list[str] = []
+        self._refusing: tuple[int, str] | None = None
         self.minutes = int((session.close - session.open).total_seconds() // 60)
         self.played = 0
 
@@ -150,44 +151,53 @@ class Conductor:
         return min(fitting, key=lambda c: (abs(c.strike - spot), c.symbol), default=None)
 
     async def _provoke(self, provocation: Provocation, moment: datetime) -> None:
-        account, symbol = provocation.account, provocation.symbol
-        if not await self._apply_trouble(provocation):
+        symbol = await self._apply_trouble(provocation)
+        if symbol is None:
             return
         words = TROUBLE_IN_WORDS[provocation.trouble].format(symbol=symbol)
-        self.trouble.append(f"{moment:%H:%M} {account}: {words}")
+        local = moment.astimezone(NEW_YORK)
+        self.trouble.append(f"{local:%H:%M} {provocation.account}: {words}")
 
-    async def _apply_trouble(self, provocation: Provocation) -> bool:
-        """Do it; False when there is nothing to do it to."""
-        account, symbol, venue = provocation.account, provocation.symbol or "", self._venue
+    async def _apply_trouble(self, provocation: Provocation) -> str | None:
+        """Do it; returns the symbol that it hit ("" for none in particular), None when there was nothing to hit."""
+        account, venue = provocation.account, self._venue
         match provocation.trouble:
             case Trouble.LOSE_ANSWER:
                 await venue.fault("http_504_after", account=account, endpoint="POST /v2/orders", count=1)
+                return ""
             case Trouble.CUT_STREAM:
                 await venue.fault("stream_disconnect", account=account, count=1)
+                return ""
             case Trouble.BAD_QUOTES:
-                await venue.fault("quote_crossed", symbol=symbol, count=6)
-            case Trouble.CANCEL_LEG:
-                return await venue.cancel_stop_leg(account, symbol)
-            case Trouble.REFUSE_RESTORE:
-                # Every OCO is taken and then rejected, until the manager gives up and closes: a close is no OCO.
-                held = await self._held(account, symbol)
-                if held is None or not await venue.cancel_stop_leg(account, symbol):
-                    return False
-                await venue.fault("accepted_then_rejected", account=account, symbol=symbol, count=3)
-            case Trouble.EXTERNAL_CLOSE:
-                if await self._held(account, symbol) is None:
-                    return False
-                await venue.fault("external_close", account=account, symbol=symbol)
-            case Trouble.MANUAL_CLOSE:
-                held = await self._held(account, symbol)
-                if held is None:
-                    return False
-                await self._ledger.ask_to_close(account, held["id"], symbol)
-        return True
+                await venue.fault("quote_crossed", symbol=provocation.symbols[0], count=6)
+                return provocation.symbols[0]
+            case Trouble.ACCEPT_AGAIN:
+                if self._refusing is None:
+                    return None
+                number, symbol = self._refusing
+                await venue.remove_fault(number)
+                return symbol
+        held = await self._held(account, provocation.symbols)
+        return await self._hit(provocation.trouble, account, held) if held is not None else None
 
-    async def _held(self, account: str, symbol: str) -> dict[str, Any] | None:
-        rows = await self._ledger.open_positions()
-        return next((r for r in rows if r["account_name"] == account and r["symbol"] == symbol), None)
+    async def _hit(self, trouble: Trouble, account: str, held: dict[str, Any]) -> str | None:
+        """Trouble for one position."""
+        symbol, venue = str(held["symbol"]), self._venue
+        if trouble in (Trouble.CANCEL_LEG, Trouble.REFUSE_RESTORE) and not await venue.cancel_stop_leg(account, symbol):
+            return None
+        if trouble is Trouble.REFUSE_RESTORE:
+            number = await venue.fault("accepted_then_rejected", account=account, symbol=symbol)
+            self._refusing = (number, symbol)
+        elif trouble is Trouble.EXTERNAL_CLOSE:
+            await venue.fault("external_close", account=account, symbol=symbol)
+        elif trouble is Trouble.MANUAL_CLOSE:
+            await self._ledger.ask_to_close(account, held["id"], symbol)
+        return symbol
+
+    async def _held(self, account: str, symbols: tuple[str, ...]) -> dict[str, Any] | None:
+        """The open position of the first of these symbols that has one."""
+        mine = {r["symbol"]: r for r in await self._ledger.open_positions() if r["account_name"] == account}
+        return next((mine[symbol] for symbol in symbols if symbol in mine), None)
 
     # Waiting ----------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 """Plays one demo from start to end: processes up, day conducted, books compared, processes down."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from exitguard.cli.demo.scenario import CASH, LARGE, SYMBOLS, make_day
 from exitguard.cli.demo.settings_file import expiration_hours, write_settings
 from exitguard.cli.demo.venue import Addresses, Contract, Venue
 from exitguard.cli.demo.verify import Verdict, read_fills, read_state, verify
+from exitguard.cli.exits import CommandFailed, Exit
 from exitguard.config.paths import ensure_state_dir
 from exitguard.core.session import NEW_YORK, Session, table_calendar
 
@@ -58,6 +60,23 @@ def demo_folder() -> Path:
     return folder
 
 
+@contextmanager
+def only_demo(folder: Path) -> Iterator[None]:
+    """Keep a second demo of the same state directory out; the kernel frees the lock of a killed one."""
+    handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CommandFailed(
+                f"another demo is playing in {folder}; wait for it, or set EXITGUARD_STATE_DIR to another folder",
+                Exit.TEMPORARY,
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def demo_session(day: date | None) -> Session:
     """The session to play: the given day's, or the newest that is not in the future."""
     wanted = day or datetime.now(NEW_YORK).date()
@@ -75,7 +94,18 @@ async def play(
     """
     began = time.monotonic()
     folder = demo_folder()
-    await asyncio.to_thread(stop_leftovers, folder)
+    with only_demo(folder):
+        await asyncio.to_thread(stop_leftovers, folder)
+        return await _play(options, folder, show, on_kept, began)
+
+
+async def _play(
+    options: DemoOptions,
+    folder: Path,
+    show: Callable[[Snapshot, Session], Awaitable[None]],
+    on_kept: Callable[[Kept], None],
+    began: float,
+) -> Summary:
     session = demo_session(options.day)
     children = Children(folder, _environment(folder))
     try:
@@ -91,9 +121,9 @@ async def play(
                 summary = await _conduct(options, venue, ledger, children, session, contracts, show, began)
             if options.keep:
                 await venue.resume(1.0)
-                children.forget()
+                children.release()
                 on_kept(Kept(addresses, database, settings))
-            # Managers first: they hold the embedded server, which the context stops when nobody needs it.
+            # Before the context ends: the managers hold the embedded server, which ends when nobody needs it.
             await children.stop()
         return summary
     finally:

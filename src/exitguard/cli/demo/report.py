@@ -63,9 +63,7 @@ def render(summary: Summary) -> RenderableType:
     parts: list[RenderableType] = [_accounts(summary), _reasons(summary)]
     if summary.provoked:
         told = Text("\n".join(summary.provoked), style="dim")
-        parts.append(
-            Panel(told, title="What was done behind the managers' backs (UTC)", title_align="left", style="dim")
-        )
+        parts.append(Panel(told, title="what was done behind the managers' backs", title_align="left", style="dim"))
     parts.append(_verdict(summary))
     return Group(*parts)
 

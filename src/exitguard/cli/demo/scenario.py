@@ -48,6 +48,7 @@ class Trouble(StrEnum):
 
     CANCEL_LEG = "cancel_leg"
     REFUSE_RESTORE = "refuse_restore"
+    ACCEPT_AGAIN = "accept_again"
     EXTERNAL_CLOSE = "external_close"
     MANUAL_CLOSE = "manual_close"
     LOSE_ANSWER = "lose_answer"
@@ -58,6 +59,7 @@ class Trouble(StrEnum):
 TROUBLE_IN_WORDS = {
     Trouble.CANCEL_LEG: "somebody cancels the stop of {symbol} at the broker",
     Trouble.REFUSE_RESTORE: "the stop of {symbol} is cancelled and the broker rejects every new one",
+    Trouble.ACCEPT_AGAIN: "the broker takes orders of {symbol} again",
     Trouble.EXTERNAL_CLOSE: "somebody closes {symbol} on the broker's dashboard",
     Trouble.MANUAL_CLOSE: "an operator asks to close {symbol}",
     Trouble.LOSE_ANSWER: "the broker accepts the next order, its answer is lost (504)",
@@ -68,12 +70,12 @@ TROUBLE_IN_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Provocation:
-    """One piece of trouble, `minute` minutes after the open."""
+    """One piece of trouble, `minute` minutes after the open; it hits the first of `symbols` that is held."""
 
     minute: int
     account: str
     trouble: Trouble
-    symbol: str | None = None
+    symbols: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,14 @@ def make_day(seed: int, minutes: int) -> Day:
     signals.sort(key=lambda s: (s.minute, s.account, s.ticker, s.action))
     provocations = [
         Provocation(20, LARGE, Trouble.LOSE_ANSWER),
-        Provocation(35, LARGE, Trouble.CANCEL_LEG, "IBM"),
-        Provocation(48, LARGE, Trouble.BAD_QUOTES, "MSFT"),
-        Provocation(55, LARGE, Trouble.REFUSE_RESTORE, "SPY"),
-        Provocation(70, LARGE, Trouble.EXTERNAL_CLOSE, "AMZN"),
+        Provocation(35, LARGE, Trouble.CANCEL_LEG, ("IBM", "META", "AMZN")),
+        Provocation(48, LARGE, Trouble.BAD_QUOTES, ("MSFT",)),
+        Provocation(55, LARGE, Trouble.REFUSE_RESTORE, ("SPY", "NVDA", "AMD")),
+        Provocation(58, LARGE, Trouble.ACCEPT_AGAIN),
+        Provocation(70, LARGE, Trouble.EXTERNAL_CLOSE, ("AMZN", "META")),
         Provocation(80, TINY, Trouble.CUT_STREAM),
-        Provocation(95, LARGE, Trouble.MANUAL_CLOSE, "META"),
-        Provocation(120, TINY, Trouble.MANUAL_CLOSE, "IBM"),
+        Provocation(95, LARGE, Trouble.MANUAL_CLOSE, ("META", "NVDA")),
+        Provocation(120, TINY, Trouble.MANUAL_CLOSE, ("IBM", "AAPL", "AMD")),
     ]
     last = minutes - 30
     return Day(
@@ -124,12 +127,15 @@ def _opening(minutes: int) -> list[SignalPlan]:
         # Options: stop, target, trail, catastrophe as the premium moves; one expires too soon.
         SignalPlan(2, LARGE, "BUY_CALL", "NVDA", SCALP, expiry=later, max_hold_minutes=300),
         SignalPlan(2, LARGE, "BUY_PUT", "NVDA", SCALP, expiry=later, max_hold_minutes=300),
-        SignalPlan(3, LARGE, "BUY_CALL", "F", SCALP, expiry=later, max_hold_minutes=240),
-        SignalPlan(3, TINY, "BUY_CALL", "F", SCALP, expiry=later, max_hold_minutes=240),
-        SignalPlan(3, TINY, "BUY_PUT", "F", SCALP, expiry=later, max_hold_minutes=180),
-        SignalPlan(4, LARGE, "BUY_PUT", "TSLA", SCALP, _percent("25"), _percent("35"), 330, later),
+        SignalPlan(30, LARGE, "BUY_CALL", "F", SCALP, expiry=later, max_hold_minutes=240),
+        SignalPlan(30, TINY, "BUY_CALL", "F", SCALP, expiry=later, max_hold_minutes=240),
+        SignalPlan(31, TINY, "BUY_PUT", "F", SCALP, expiry=later, max_hold_minutes=180),
+        SignalPlan(4, LARGE, "BUY_PUT", "TSLA", SCALP, expiry=later, max_hold_minutes=330),
         SignalPlan(4, LARGE, "BUY_CALL", "AMD", SCALP, expiry=later, max_hold_minutes=330),
-        SignalPlan(5, LARGE, "BUY_CALL", "MSFT", SWING, _percent("95"), _percent("400"), 2000, near),
+        SignalPlan(5, LARGE, "BUY_CALL", "MSFT", SWING, expiry=near, max_hold_minutes=2000),
+        SignalPlan(225, LARGE, "BUY_CALL", "AAPL", SWING, expiry=near, max_hold_minutes=2000),
+        SignalPlan(235, LARGE, "BUY_PUT", "IBM", SWING, expiry=near, max_hold_minutes=2000),
+        SignalPlan(240, LARGE, "BUY_CALL", "SPY", SWING, expiry=near, max_hold_minutes=2000),
         SignalPlan(5, LARGE, "BUY_PUT", "META", DAY_TRADE, expiry=later, max_hold_minutes=400),
         # Held to a deadline, or to the end of the day.
         SignalPlan(6, LARGE, "BUY_STOCK", "IBM", DAY_TRADE, wide, far, 400),
@@ -162,14 +168,16 @@ def _drawn(seed: int, minutes: int) -> list[SignalPlan]:
     minute = 60
     while minute < minutes - 45:
         account = TINY if chance.random() < 0.25 else LARGE
-        ticker = chance.choice(("F", "AMD", "NVDA", "AAPL") if account == TINY else SYMBOLS)
+        ticker = chance.choice(("F", "AMD", "NVDA", "AAPL", "AMZN", "TSLA") if account == TINY else SYMBOLS)
+        stop = Decimal(chance.randint(4, 15)) / 10
+        target = Decimal(chance.randint(5, 20)) / 10
+        # Deadlines make room: an instrument that is held is not bought again.
+        hold = chance.choice((45, 90, 400))
         if chance.random() < 0.5 and (account == LARGE or ticker == "F"):
             action = chance.choice(("BUY_CALL", "BUY_PUT"))
-            found.append(SignalPlan(minute, account, action, ticker, DAY_TRADE, expiry=Expiry.NEXT))
+            found.append(SignalPlan(minute, account, action, ticker, DAY_TRADE, None, None, hold, Expiry.NEXT))
         else:
             action = "SELL_STOCK" if account == LARGE and chance.random() < 0.4 else "BUY_STOCK"
-            stop = Decimal(chance.randint(4, 15)) / 10
-            target = Decimal(chance.randint(5, 20)) / 10
-            found.append(SignalPlan(minute, account, action, ticker, DAY_TRADE, stop, target))
+            found.append(SignalPlan(minute, account, action, ticker, DAY_TRADE, stop, target, hold))
         minute += chance.randint(6, 14)
     return found

@@ -150,13 +150,14 @@ class Venue:
         """Every execution of every account."""
         return await self._call("GET", self._admin("fills"))
 
-    async def fault(self, kind: str, **fields: Any) -> None:
-        """Switch a fault on."""
-        await self._call("POST", self._admin("faults"), body={"kind": kind, **fields})
+    async def fault(self, kind: str, **fields: Any) -> int:
+        """Switch a fault on; returns its number."""
+        body = await self._call("POST", self._admin("faults"), body={"kind": kind, **fields})
+        return int(body["id"])
 
-    async def clear_faults(self) -> None:
-        """Switch all faults off."""
-        await self._call("DELETE", self._admin("faults"))
+    async def remove_fault(self, number: int) -> None:
+        """Switch a fault off; one that ended by itself is fine."""
+        await self._call("DELETE", self._admin(f"faults/{number}"), allow=(404,))
 
     # As an account ----------------------------------------------------------------------------------------------
 

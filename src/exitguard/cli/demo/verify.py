@@ -17,6 +17,8 @@ from exitguard.core.instrument import parse_instrument
 ZERO = Decimal(0)
 # Averages are exact quotients in the ledger; cash at the exchange is in cents.
 CENT = Decimal("0.01")
+# A fill that differs this much from the price that triggered it: the trigger was a wrong print on the feed.
+_WRONG_PRINT = Decimal("0.6")
 _ENTRY = re.compile(r"^xg-(?P<account>.+)-r(?P<number>[0-9]+)-[0-9a-f]{8}$")
 
 
@@ -54,9 +56,13 @@ class VenueAccount:
 
 @dataclass(slots=True)
 class Slippage:
-    """Between the price that triggered an exit and the price at which it was filled; negative is worse than asked."""
+    """Between the price that triggered an exit and the price at which it was filled; negative is worse than asked.
+
+    `wrong_prints` counts exits that a wildly wrong quote triggered; they are left out of the other numbers.
+    """
 
     closes: int = 0
+    wrong_prints: int = 0
     dollars: Decimal = ZERO
     basis_points: list[Decimal] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -66,6 +72,7 @@ class Slippage:
         points = sorted(self.basis_points)
         return {
             "closes": self.closes,
+            "wrong_prints": self.wrong_prints,
             "dollars": str(self.dollars.quantize(CENT)),
             "mean_bp": str((sum(points, ZERO) / len(points)).quantize(CENT)) if points else None,
             "worst_bp": str(points[0].quantize(CENT)) if points else None,
@@ -263,6 +270,10 @@ def slippage(history: Iterable[Mapping[str, Any]]) -> Slippage:
             continue
         sign = 1 if row["side"] == "long" else -1
         difference = (row["exit_price"] - trigger) * sign
+        if abs(difference) > trigger * _WRONG_PRINT:
+            # The feed showed a price at which nobody traded; it says nothing about the speed of an exit.
+            found.wrong_prints += 1
+            continue
         found.closes += 1
         found.dollars += difference * row["quantity"] * row["multiplier"]
         found.basis_points.append(difference / trigger * 10_000)
