@@ -31,6 +31,11 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
 )
 
 
+def command_names() -> frozenset[str]:
+    """The names of all commands."""
+    return frozenset(name for name, *_ in _COMMANDS)
+
+
 def build_app() -> App:
     """Make the command-line application. Imports no command."""
     app = App(

@@ -34,10 +34,13 @@ def embedded_server() -> EmbeddedServer:
 
 
 @contextmanager
-def database(settings: Settings, *, keep: bool = False) -> Iterator[tuple[str, ServerInfo | None]]:
+def database(
+    settings: Settings, *, keep: bool = False, prepare: bool = True
+) -> Iterator[tuple[str, ServerInfo | None]]:
     """Connection URL of the ledger's owner; the embedded server runs at least for as long as the context.
 
-    With `keep` it outlives the context. The database itself may still be without a schema.
+    With `keep` it outlives the context. With `prepare` an embedded database without any schema gets this build's; no
+    other database is ever changed by the way.
     """
     name = settings.database.embedded_name
     if name is None:
@@ -48,27 +51,32 @@ def database(settings: Settings, *, keep: bool = False) -> Iterator[tuple[str, S
     try:
         remember_secret(info.password_file.read_text(encoding="utf-8").strip())
         asyncio.run(server.create_database(name))
+        if prepare:
+            _prepare(server.url(name))
         yield server.url(name), info
     finally:
         asyncio.run(server.release())
+
+
+def _prepare(url: str) -> None:
+    with connect(url) as connection:
+        version = schema_version(connection)
+    if version == 0:
+        # Imported late: it is needed once in a ledger's life and takes longer to load than most commands to run.
+        from exitguard.store.migrate import migrate
+
+        migrate(url)
 
 
 @contextmanager
 def session(settings: Settings, role: str = OPERATOR, *, check_schema: bool = True) -> Iterator[Connection]:
     """A connection in an operator's role, who sees all accounts.
 
-    OPERATOR reads in a read-only session; DESK may also insert commands and signals. A new embedded database gets its
-    schema first. Raises StoreUnavailable; SchemaMismatch unless `check_schema` is False.
+    OPERATOR reads in a read-only session; DESK may also insert commands and signals. Raises StoreUnavailable;
+    SchemaMismatch unless `check_schema` is False.
     """
-    with database(settings) as (url, info), connect(url) as connection:
-        version = schema_version(connection)
-        if version == 0 and info is not None:
-            # Imported late: it is needed once in a ledger's life and takes longer to load than most commands to run.
-            from exitguard.store.migrate import migrate
-
-            migrate(url)
-            version = schema_version(connection)
-        _require(version, check_schema)
+    with database(settings) as (url, _), connect(url) as connection:
+        _require(schema_version(connection), check_schema)
         _become(connection, role)
         yield connection
 

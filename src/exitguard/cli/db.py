@@ -28,6 +28,8 @@ def query(
 ) -> None:
     """Run one read-only statement as the operator who sees all accounts. Exit 1 if PostgreSQL refuses it."""
     quiet_logs()
+    if not sql.strip(" \t\r\n;"):
+        raise CommandFailed("there is no statement to run")
     with session(load(config), check_schema=False) as connection:
         try:
             # Prepared, because only then more than one statement in the text is refused.
@@ -88,7 +90,7 @@ def migrate_schema(*, config: ConfigFile = None, json: Json = False) -> None:
     from exitguard.store.migrate import migrate
 
     quiet_logs()
-    with database(load(config)) as (address, _):
+    with database(load(config), prepare=False) as (address, _):
         result = migrate(address)
     if json:
         emit_json({"version": result.version, "applied": list(result.applied)})

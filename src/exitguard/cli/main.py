@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from exitguard.cli.exits import Exit, exit_code_of, first_cause, one_line
-from exitguard.config.errors import ConfigError
+from exitguard.config.errors import ConfigError, did_you_mean
 from exitguard.config.paths import state_dir
 from exitguard.config.redaction import redact
 
@@ -38,8 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(tokens: list[str]) -> int:
     from cyclopts import CycloptsError
 
-    from exitguard.cli.app import build_app
+    from exitguard.cli.app import build_app, command_names
 
+    if tokens and not tokens[0].startswith("-") and tokens[0] not in command_names():
+        # Answered here: cyclopts would import every command for its suggestion.
+        expected = did_you_mean(tokens[0], command_names(), what="command")
+        _complain(f"unknown command {tokens[0]!r}, expected {expected}; see: exitguard --help")
+        return Exit.USAGE
     try:
         result = build_app()(tokens)
     except CycloptsError as error:

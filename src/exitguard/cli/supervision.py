@@ -1,6 +1,7 @@
 """Keeps the accounts of one process running, each on its own: one that cannot run never stops another."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from contextlib import AsyncExitStack
@@ -38,6 +39,7 @@ FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 60.0
 REMINDER_SECONDS = 60.0
 START_TRIES = 5
+DISPATCHER_STOP_SECONDS = 10.0
 # What no second try mends: a person has to change something, or another process is at work.
 _FINAL = (ConfigError, AccountMismatch, LeaseHeld, LeaseLost, SchemaMismatch, JournalError)
 
@@ -195,8 +197,7 @@ class AccountUnit:
                     tasks.create_task(self._follow_clock(opened, broker, clock), name="venue clock"),
                     tasks.create_task(self._note_running(watched), name="first heartbeat"),
                 ]
-                if not self._once:
-                    helpers.append(tasks.create_task(self._dispatch(broker, clock, watched), name="dispatcher"))
+                dispatcher = tasks.create_task(self._dispatch(broker, clock, watched), name="dispatcher")
                 await run_manager(
                     self._manager_options(),
                     store,
@@ -206,7 +207,9 @@ class AccountUnit:
                     clock,
                     stop=self._fleet.stop,
                 )
-                for helper in helpers:
+                # The dispatcher hears the same request to stop; it may finish what it is writing.
+                await asyncio.wait([dispatcher], timeout=DISPATCHER_STOP_SECONDS)
+                for helper in (*helpers, dispatcher):
                     helper.cancel()
 
     async def _open(self) -> Credentials:
@@ -224,7 +227,7 @@ class AccountUnit:
                 if attempt == START_TRIES:
                     raise
                 self._log.warning("the venue's clock does not answer, trying again", reason=str(error))
-                await asyncio.sleep(0.25 * 2**attempt)
+                await asyncio.sleep(0.1 * 2**attempt)
         raise AssertionError("unreachable")
 
     async def _store(self, watched: asyncio.Event) -> AnnouncingStore:
@@ -279,10 +282,13 @@ class AccountUnit:
 
     async def _dispatch(self, broker: Broker, clock: Clock, watched: asyncio.Event) -> None:
         """Open positions, but only while somebody watches them; a dispatcher that fails never stops the manager."""
+        if self._once:
+            return  # one cycle watches; what it opened would be left alone until somebody starts the next
         if self._account.risk is None:
             self._log.warning("no risk limits in the settings: this account opens no positions")
             return
-        await watched.wait()
+        if not await self._before_stop(watched):
+            return
         delay = FIRST_RETRY_SECONDS
         while not self._fleet.stop.is_set():
             try:
@@ -291,8 +297,23 @@ class AccountUnit:
             except Exception as error:
                 _, failure = self._failure(error)
                 self._log.error("dispatcher stopped, trying again", reason=failure.reason, seconds=delay)
-            await asyncio.sleep(delay)
+            await self._before_stop_or(delay)
             delay = min(delay * 2, LAST_RETRY_SECONDS)
+
+    async def _before_stop_or(self, seconds: float) -> None:
+        """Wait for a while, or until the request to stop."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._fleet.stop.wait(), seconds)
+
+    async def _before_stop(self, event: asyncio.Event) -> bool:
+        """Wait for an event or the request to stop; whether the event came first."""
+        ends = [asyncio.ensure_future(each.wait()) for each in (event, self._fleet.stop)]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        return not self._fleet.stop.is_set()
 
     async def _dispatch_once(self, broker: Broker, clock: Clock) -> None:
         store = await PgAccountStore.connect(self._url, self.name, component="dispatcher")

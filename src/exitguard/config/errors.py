@@ -53,10 +53,10 @@ def show(value: object) -> str:
     return f'"{text}"' if isinstance(value, str) else text
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], what: str = "key") -> str:
     """A suggestion for a mistyped word, or the list of what is known."""
     names = sorted(known)
     close = get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
-        return f"a known key; did you mean {close[0]!r}?"
-    return f"one of {', '.join(names)}" if names else "no key here"
+        return f"a known {what}; did you mean {close[0]!r}?"
+    return f"one of {', '.join(names)}" if names else f"no {what} here"
