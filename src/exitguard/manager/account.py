@@ -256,8 +256,8 @@ class AccountManager:
         await self._quotes_for_the_blind()
         self._watch_streams()
 
-    async def sweep(self) -> None:
-        """Once a minute: evaluate everything, write all marks in one statement, beat the heart.
+    async def sweep(self) -> datetime:
+        """Once a minute: evaluate everything, write all marks in one statement, beat the heart; returns its moment.
 
         On a real clock nothing here waits for the broker; a stepped venue is asked first, so that a minute of its time
         is complete when the heartbeat says so.
@@ -275,6 +275,7 @@ class AccountManager:
             await context.ledger.store.beat(self._heartbeat(now), context.ledger.epoch)
         except StoreUnavailable as error:
             context.log.error("marks and heartbeat not written", reason=str(error))
+        return now
 
     def _heartbeat(self, now: datetime) -> Heartbeat:
         context = self.context
@@ -335,10 +336,10 @@ class AccountManager:
         """Sweep at every minute of the venue's clock, and look once more at every deadline in between."""
         context = self.context
         while True:
-            await self.sweep()
+            swept_at = await self.sweep()
             context.log.info("Sleeping for 1 minute until next check...")
-            now = context.clock.now()
-            next_minute = now.replace(second=0, microsecond=0) + timedelta(minutes=1)
+            # From the sweep's own moment: a minute that begins while it writes is still to be swept.
+            next_minute = swept_at.replace(second=0, microsecond=0) + timedelta(minutes=1)
             while (deadline := self.watcher.next_deadline(context.clock.now())) is not None and deadline < next_minute:
                 await context.clock.sleep_until(deadline)
                 self.watcher.sweep(context.clock.now())
