@@ -95,16 +95,15 @@ class Message:
         return self._msgpack
 
 
-def join_json(messages: Sequence[bytes]) -> bytes:
+def join_json(chunks: Sequence[bytes], _: int) -> bytes:
     """An array of encoded JSON objects."""
-    return b"[" + b",".join(messages) + b"]"
+    return b"[" + b",".join(chunks) + b"]"
 
 
-def join_msgpack(messages: Sequence[bytes]) -> bytes:
+def join_msgpack(chunks: Sequence[bytes], messages: int) -> bytes:
     """An array of encoded msgpack maps."""
-    count = len(messages)
-    header = bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
-    return header + b"".join(messages)
+    header = bytes([0x90 | messages]) if messages < 16 else b"\xdc" + messages.to_bytes(2, "big")
+    return header + b"".join(chunks)
 
 
 class Format:
@@ -112,11 +111,13 @@ class Format:
 
     def __init__(self, *, packed: bool) -> None:
         self.packed = packed
-        self.join: Callable[[Sequence[bytes]], bytes] = join_msgpack if packed else join_json
+        self.join: Callable[[Sequence[bytes], int], bytes] = join_msgpack if packed else join_json
 
-    def encode(self, message: Message) -> bytes:
-        """A data message as a fragment."""
-        return message.msgpack() if self.packed else message.json()
+    def chunk(self, messages: Sequence[Message]) -> bytes:
+        """Data messages side by side, ready to be joined into an array."""
+        if self.packed:
+            return b"".join([message.msgpack() for message in messages])
+        return b",".join([message.json() for message in messages])
 
     def control(self, message: dict[str, Any]) -> bytes:
         """A control message: a frame of its own, alone in its array."""

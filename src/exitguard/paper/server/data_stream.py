@@ -1,7 +1,7 @@
 """Market data sockets: `/v2/{iex|sip|…|test}` for stocks, `/v1beta1/{indicative|opra}` for options."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -43,6 +43,7 @@ OPTION_CHANNELS = {"trades": "t", "quotes": "q"}
 _COMES_WITH_TRADES = ("corrections", "cancelErrors")
 TEST_SYMBOL = "FAKEPACA"
 _LONGEST_LIST = 20_000
+_MESSAGES_A_CHUNK = 256
 _MESSAGES = {
     400: "invalid syntax",
     401: "not authenticated",
@@ -126,6 +127,9 @@ class DataStreams:
         self._held: dict[tuple[str, str], int] = {}
         # (market, kind, symbol) -> sessions; "*" is every symbol.
         self._index: dict[tuple[str, str, str], set[DataSession]] = {}
+        # Who reads what, kept until a subscription changes.
+        self._readers_of: dict[tuple[str, str, str], frozenset[DataSession]] = {}
+        self._known_groups: dict[frozenset[DataSession], frozenset[DataSession]] = {}
         host.player.listeners.append(self.on_shown)
         host.busy_checks.append(self._has_pending)
 
@@ -268,7 +272,12 @@ class DataStreams:
         symbols = {name for names in (*session.symbols.values(), *wanted.values()) for name in names}
         return 405 if len(symbols) > limit else None
 
+    def _forget_readers(self) -> None:
+        self._readers_of.clear()
+        self._known_groups.clear()
+
     def _subscribe(self, session: DataSession, wanted: dict[str, list[str]]) -> None:
+        self._forget_readers()
         if not session.feed.option and "trades" in wanted:
             wanted = {**wanted, **dict.fromkeys(_COMES_WITH_TRADES, wanted["trades"])}
         for channel, names in wanted.items():
@@ -280,6 +289,7 @@ class DataStreams:
             self._host.need_contracts(wanted.get("quotes", ()))
 
     def _unsubscribe(self, session: DataSession, wanted: dict[str, list[str]]) -> None:
+        self._forget_readers()
         if not session.feed.option and "trades" in wanted:
             wanted = {**wanted, **dict.fromkeys(_COMES_WITH_TRADES, wanted["trades"])}
         for channel, names in wanted.items():
@@ -329,13 +339,31 @@ class DataStreams:
         self._publish(messages)
 
     def _publish(self, messages: Iterable[tuple[str, Message]]) -> None:
-        batches: dict[DataSession, list[Message]] = {}
+        """Send messages to their readers: what the same readers get is encoded once in each format."""
+        groups: dict[frozenset[DataSession], list[Message]] = {}
         for market, message in messages:
-            for session in self._readers(market, message):
-                batches.setdefault(session, []).append(message)
-        self._host.activity += len(batches)
-        for session, batch in batches.items():
-            self.send(session, batch)
+            readers = self._readers(market, message)
+            group = groups.get(readers)
+            if group is None:
+                groups[readers] = [message]
+            else:
+                group.append(message)
+        for readers, group in groups.items():
+            for begin in range(0, len(group), _MESSAGES_A_CHUNK):
+                self._send(readers, group[begin : begin + _MESSAGES_A_CHUNK])
+
+    def _send(self, readers: frozenset[DataSession], messages: Sequence[Message]) -> None:
+        chunks: dict[bool, bytes] = {}
+        for session in readers:
+            if session.mute:
+                continue
+            packed = session.style.packed
+            chunk = chunks.get(packed)
+            if chunk is None:
+                chunk = chunks[packed] = session.style.chunk(messages)
+            self._host.activity += 1
+            if not session.outbox.put_chunk(chunk, len(messages)):
+                session.end(407)
 
     def _messages(self, shown: Shown) -> Iterable[tuple[str, Message]]:
         for status in shown.statuses:
@@ -361,21 +389,16 @@ class DataStreams:
     def _wanted(self, market: str, kind: str, symbol: str) -> bool:
         return (market, kind, symbol) in self._index or (market, kind, "*") in self._index
 
-    def _readers(self, market: str, message: Message) -> set[DataSession]:
-        named = self._index.get((market, message.kind, message.symbol))
-        everything = self._index.get((market, message.kind, "*"))
-        if named is None or everything is None:
-            return named or everything or set()
-        return named | everything
-
-    def send(self, session: DataSession, messages: Iterable[Message]) -> None:
-        """Queue data messages for one session; a slow one is told so and dropped."""
-        if session.mute:
-            return
-        for message in messages:
-            if not session.outbox.put_fragment(session.style.encode(message)):
-                session.end(407)
-                return
+    def _readers(self, market: str, message: Message) -> frozenset[DataSession]:
+        place = (market, message.kind, message.symbol)
+        readers = self._readers_of.get(place)
+        if readers is None:
+            named = self._index.get(place, set())
+            everything = self._index.get((market, message.kind, "*"), set())
+            found = frozenset(named | everything)
+            # Equal sets become one object: comparing them while messages are grouped is then free.
+            readers = self._readers_of[place] = self._known_groups.setdefault(found, found)
+        return readers
 
     def close_all(self) -> None:
         """Say goodbye to everybody: the exchange stops."""

@@ -6,24 +6,26 @@ from collections.abc import Callable, Sequence
 
 from exitguard.paper.server.wire import Send, transport_of
 
-_FRAGMENTS_A_FRAME = 256
+_MESSAGES_A_FRAME = 512
 _GOODBYE_SECONDS = 2.0
 
 
 class Outbox:
-    """Frames and fragments on their way to one client.
+    """Frames and chunks on their way to one client.
 
-    `join` makes one frame of several fragments (data messages travel as arrays). A client whose backlog grows beyond
+    A chunk is several encoded messages; `join` makes one frame of chunks and the number of messages in them (data
+    messages travel as arrays). A client whose backlog grows beyond
     `limit` bytes is slow: `put` answers False from then on, and the owner says goodbye.
     """
 
-    def __init__(self, send: Send, limit: int, *, text: bool, join: Callable[[Sequence[bytes]], bytes]) -> None:
+    def __init__(self, send: Send, limit: int, *, text: bool, join: Callable[[Sequence[bytes], int], bytes]) -> None:
         self._send = send
         self._transport = transport_of(send)
         self._limit = limit
         self._text = text
         self._join = join
-        self._queue: deque[tuple[bytes, bool]] = deque()
+        # Content and number of messages; 0 for a complete frame.
+        self._queue: deque[tuple[bytes, int]] = deque()
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
         self._sending = False
@@ -37,20 +39,20 @@ class Outbox:
 
     def put_frame(self, frame: bytes) -> bool:
         """Queue a frame of its own."""
-        return self._put(frame, whole=True)
+        return self._put(frame, 0)
 
-    def put_fragment(self, fragment: bytes) -> bool:
-        """Queue a message that may share its frame with its neighbours."""
-        return self._put(fragment, whole=False)
+    def put_chunk(self, chunk: bytes, messages: int) -> bool:
+        """Queue messages that may share their frame with their neighbours."""
+        return self._put(chunk, messages)
 
-    def _put(self, content: bytes, *, whole: bool) -> bool:
+    def _put(self, content: bytes, messages: int) -> bool:
         if self.overflowed or self._closing is not None:
             return False
         self._waiting_bytes += len(content)
         if self._waiting_bytes > self._limit:
             self.overflowed = True
             return False
-        self._queue.append((content, whole))
+        self._queue.append((content, messages))
         self._wake.set()
         return True
 
@@ -61,7 +63,7 @@ class Outbox:
         if self.overflowed:
             self._queue.clear()
         if last_frame is not None:
-            self._queue.append((last_frame, True))
+            self._queue.append((last_frame, 0))
         self._closing = (code, reason)
         self._wake.set()
         asyncio.get_running_loop().call_later(_GOODBYE_SECONDS, self._transport.abort)
@@ -87,13 +89,14 @@ class Outbox:
             await self._wake.wait()
 
     def _next_frame(self) -> bytes:
-        content, whole = self._queue.popleft()
+        content, messages = self._queue.popleft()
         self._waiting_bytes -= len(content)
-        if whole:
+        if messages == 0:
             return content
-        fragments = [content]
-        while self._queue and not self._queue[0][1] and len(fragments) < _FRAGMENTS_A_FRAME:
-            content, _ = self._queue.popleft()
+        chunks = [content]
+        while self._queue and 0 < self._queue[0][1] <= _MESSAGES_A_FRAME - messages:
+            content, more = self._queue.popleft()
             self._waiting_bytes -= len(content)
-            fragments.append(content)
-        return self._join(fragments)
+            messages += more
+            chunks.append(content)
+        return self._join(chunks, messages)

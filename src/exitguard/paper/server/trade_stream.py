@@ -1,7 +1,7 @@
 """The trade stream, `/stream`: JSON in binary frames, one connection an account, no replay."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
@@ -19,10 +19,10 @@ STREAMS = ("trade_updates",)
 _TOO_MANY = b'{"code":42910000,"message":"too many requests."}'
 
 
-def _single(fragments: Any) -> bytes:
+def _single(chunks: Sequence[bytes], _: int) -> bytes:
     """A trade stream frame holds one message."""
-    (frame,) = fragments
-    return bytes(frame)
+    (frame,) = chunks
+    return frame
 
 
 class StreamSession:
