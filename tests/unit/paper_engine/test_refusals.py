@@ -111,7 +111,7 @@ def test_a_body_that_is_no_object_is_malformed() -> None:
     assert (status, body["message"]) == (400, "request body format is invalid")
 
 
-def test_f8_a_client_order_id_stays_taken_after_the_order_has_ended() -> None:
+def test_a_client_order_id_stays_taken_after_the_order_has_ended() -> None:
     floor = Floor()
     floor.order(client_order_id="mine")
     floor.run()
@@ -145,7 +145,7 @@ def test_i1_no_order_crosses_zero(side: str, qty: str) -> None:
     assert (status, body["message"]) == (403, f"insufficient qty available for order (requested: {qty}, available: 10)")
 
 
-def test_a_position_intent_that_no_longer_fits_guards_against_a_flip() -> None:
+def test_f2_a_position_intent_that_no_longer_fits_guards_against_a_flip() -> None:
     floor = Floor()
     floor.hold("10")
     floor.order(side="sell")
@@ -282,7 +282,7 @@ def test_unknown_orders_and_positions_are_404(order_id: str) -> None:
     assert refusal(lambda: exchange.close_position(account, order_id, {}))[0] == 404
 
 
-def test_f2_another_accounts_order_does_not_exist_here() -> None:
+def test_f28_another_accounts_order_does_not_exist_here() -> None:
     floor = Floor()
     order = floor.order()
     assert refusal(lambda: floor.exchange.get_order(floor.other, order["id"]))[0] == 404
