@@ -282,3 +282,59 @@ async def test_recorded_bars_play_through_the_whole_stack() -> None:
             (100, 102, 99, 101, 400),
             (101, 103, 100, 102, 400),
         ]
+
+
+# Corporate actions and the market's own housekeeping
+async def test_a_split_halves_the_market_and_doubles_the_position() -> None:
+    async with running(manual={}, symbols=["AAPL"]) as client:
+        await client.post("/admin/advance", {"seconds": 5})
+        await client.buy(qty=4)
+        await eventually(lambda: len(client.server.exchange.fills_json()) == 1, "the fill")
+        _, before = await client.get("/v2/stocks/AAPL/quotes/latest")
+        await client.fault("split", symbol="AAPL", parameters={"ratio": 2})
+        await client.post("/admin/advance", {"seconds": 5})
+        _, after = await client.get("/v2/stocks/AAPL/quotes/latest")
+        assert after["quote"]["bp"] == pytest.approx(before["quote"]["bp"] / 2, rel=0.01)
+        _, positions = await client.get("/v2/positions")
+        assert positions[0]["qty"] == "8"
+
+
+async def test_a_renamed_stock_is_quoted_under_its_new_name() -> None:
+    async with running(manual={}, symbols=["AAPL"]) as client, connected(client) as socket:
+        await tell(socket, {"action": "subscribe", "quotes": ["*"]})
+        await client.fault("symbol_change", symbol="AAPL", parameters={"new_symbol": "APPL"})
+        await client.post("/admin/advance", {"seconds": 5})
+        assert {message["S"] for message in await hear(socket)} == {"APPL"}
+        assert (await client.post("/v2/orders", ORDER))[0] == 422 or (await client.get("/v2/assets/AAPL"))[0] == 404
+
+
+async def test_halt_faults_are_announced_on_the_feed(client: Client) -> None:
+    async with connected(client) as socket:
+        await tell(socket, {"action": "subscribe", "statuses": ["*"]})
+        await client.fault("halt", symbol="AAPL")
+        assert (await hear(socket))[0]["sc"] == "H"
+        await client.fault("resume", symbol="AAPL")
+        assert (await hear(socket))[0]["sc"] == "T"
+
+
+async def test_contracts_that_nobody_needs_are_forgotten_over_night() -> None:
+    async with running(manual={}, symbols=["AAPL"]) as client:
+        await client.post("/admin/advance", {"seconds": 5})
+        _, listed = await client.get(
+            "/v2/options/contracts?underlying_symbols=AAPL&expiration_date_gte=2026-11-27&limit=200"
+        )
+        held, idle, watched = [contract["symbol"] for contract in listed["option_contracts"][20:23]]
+        board = client.server.host.player.board
+        await client.buy(held, qty=1)
+        await eventually(lambda: len(client.server.exchange.fills_json()) == 1, "the fill")
+        client.server.host.need_contracts([idle])
+        async with connected(client, packed=True, option=True) as socket:
+            await tell(socket, {"action": "subscribe", "quotes": [watched]}, packed=True)
+            await eventually(lambda: watched in board.followed(), "the subscription")
+            assert board.followed() == {held, idle, watched}
+            await client.post("/admin/clock", {"jump_to": "2026-11-19T09:29:00"})
+            await client.post("/admin/advance", {"seconds": 120})
+            assert board.followed() == {held, watched}
+        _, tomorrow = await client.get("/v2/options/contracts?underlying_symbols=AAPL&expiration_date=2026-11-19")
+        assert (await client.get("/v2/clock"))[1]["timestamp"].startswith("2026-11-19")
+        assert tomorrow["option_contracts"]

@@ -11,6 +11,7 @@ from typing import Protocol
 from exitguard.core.errors import InvalidInput
 from exitguard.core.quote import Quote
 from exitguard.core.session import SessionCalendar
+from exitguard.paper.market.adjustments import Adjustments
 from exitguard.paper.market.clock import MarketClock, checked_speed
 from exitguard.paper.market.feed_faults import FeedFaults
 from exitguard.paper.market.option_board import OptionBoard
@@ -82,6 +83,7 @@ class Player:
         self.rounds_played = 0
         # Stocks whose sources are kept out while somebody sets their quotes by hand.
         self.held: set[str] = set()
+        self.adjustments = Adjustments()
         self._sources = list(sources)
         self._venue = venue
         self._settle = settle
@@ -206,10 +208,14 @@ class Player:
 
     def _merged(self, at: datetime) -> Round:
         rounds = [source.take() for source in self._sources if source.peek() == at]
-        if len(rounds) == 1 and not self.held:
-            return rounds[0]
-        ticks = [tick for one in rounds for tick in one.ticks if tick.quote.symbol not in self.held]
-        return Round(at, ticks, [status for one in rounds for status in one.statuses])
+        if len(rounds) == 1:
+            merged = rounds[0]
+        else:
+            merged = Round(at, [t for one in rounds for t in one.ticks], [s for one in rounds for s in one.statuses])
+        merged = self.adjustments.translate(merged)
+        if self.held:
+            merged = Round(at, [tick for tick in merged.ticks if tick.quote.symbol not in self.held], merged.statuses)
+        return merged
 
     def play(self, one: Round) -> None:
         """Play one round now: statuses, then trades, then quotes, then what the feeds show."""

@@ -10,7 +10,7 @@ from exitguard.core.instrument import parse_instrument
 from exitguard.core.quote import Quote
 from exitguard.core.session import NEW_YORK
 from exitguard.paper.engine import ApiError
-from exitguard.paper.market.ticks import Round, StatusChange
+from exitguard.paper.market.ticks import StatusChange
 from exitguard.paper.server.host import Host
 from exitguard.paper.server.trading_api import method_not_allowed, not_found
 from exitguard.paper.server.wire import Request, Response, json_response
@@ -151,7 +151,7 @@ class AdminApi:
         if symbol not in self._host.symbols():
             raise ApiError(404, {"code": 40410000, "message": f"asset not found for {symbol[:40]}"})
         change = StatusChange(symbol, halted, str(body.get("reason", "T1")))
-        self._host.player.play(Round(self._host.now(), statuses=[change]))
+        self._host.change_status(change)
         return json_response({"symbol": symbol, "halted": halted})
 
     # Faults
@@ -159,7 +159,7 @@ class AdminApi:
         return json_response(self._host.exchange.faults.to_json())
 
     def _add_fault(self, request: Request) -> Response:
-        fault = self._host.exchange.faults.add(request.json())
+        fault = self._host.add_fault(request.json())
         self._on_faults()
         return json_response(fault.to_json())
 

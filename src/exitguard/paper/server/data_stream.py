@@ -132,6 +132,7 @@ class DataStreams:
         self._known_groups: dict[frozenset[DataSession], frozenset[DataSession]] = {}
         host.player.listeners.append(self.on_shown)
         host.busy_checks.append(self._has_pending)
+        host.watched.append(self.subscribed_options)
 
     def _has_pending(self) -> bool:
         return any(session.outbox.pending for session in self._sessions)

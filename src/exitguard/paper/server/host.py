@@ -1,19 +1,20 @@
 """Puts one venue together: calendar, clock, markets, option board, engine, player."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
 from itertools import pairwise
 from math import log, sqrt
 from statistics import pstdev
+from typing import Any
 
 from exitguard.core.errors import InvalidInput
 from exitguard.core.instrument import InvalidSymbol, parse_instrument
 from exitguard.core.quote import Quote
 from exitguard.core.session import NEW_YORK, SessionCalendar, table_calendar
-from exitguard.paper.engine import Account, ApiError, Exchange
+from exitguard.paper.engine import Account, ApiError, Exchange, Fault
 from exitguard.paper.market.bar_files import load_bars
 from exitguard.paper.market.clock import MarketClock
 from exitguard.paper.market.feed_faults import FeedFaults
@@ -22,7 +23,7 @@ from exitguard.paper.market.option_board import OptionBoard
 from exitguard.paper.market.option_model import OptionModel
 from exitguard.paper.market.player import Player, Shown
 from exitguard.paper.market.recorded import RecordedBars
-from exitguard.paper.market.ticks import Source, quoted_around
+from exitguard.paper.market.ticks import Round, Source, StatusChange, quoted_around
 from exitguard.paper.server.scheduler import LoopScheduler
 from exitguard.paper.server.settings import DEFAULT_SYMBOLS, PaperSettings
 
@@ -40,6 +41,8 @@ class Host:
         # Answers that the stepped market waits for: whether a socket still has something to send, and the like.
         self.busy_checks: list[Callable[[], bool]] = []
         self.requests_in_progress = 0
+        # Answers which contracts clients watch.
+        self.watched: list[Callable[[], Iterable[str]]] = []
         # Counts what clients were just told and may act upon: data, trade updates, answers to orders.
         self.activity = 0
         self.reaction_seconds = settings.reaction_seconds
@@ -133,9 +136,39 @@ class Host:
         if day == self._day:
             return
         self._day = day
-        if self.calendar.on(day) is not None:
-            for symbol in self._listed:
-                self.exchange.add_option_chain(symbol)
+        for symbol in self._listed:
+            self.exchange.add_option_chain(symbol)
+        idle = self.player.board.followed() - self._needed_contracts()
+        self.player.board.unfollow(idle)
+        self.player.tape.forget_quotes(idle)
+
+    def _needed_contracts(self) -> set[str]:
+        """Contracts that somebody subscribes to, holds, or has an order for."""
+        needed = {symbol for look in self.watched for symbol in look()}
+        for state in self.exchange.state_json().values():
+            needed |= set(state["positions"])
+            needed |= {order["symbol"] for order in state["open_orders"]}
+            needed |= {leg["symbol"] for order in state["open_orders"] for leg in order["legs"] or ()}
+        return needed
+
+    # Interventions
+    def add_fault(self, specification: Mapping[str, Any]) -> Fault:
+        """Switch a fault on, and let the market follow where it changes a stock. Raises ApiError 422."""
+        fault = self.exchange.faults.add(specification)
+        symbol = fault.symbol or ""
+        if fault.kind == "split":
+            self.player.adjustments.split(symbol, Decimal(str(fault.parameters.get("ratio", 2))))
+        elif fault.kind == "symbol_change":
+            new = parse_instrument(fault.parameters["new_symbol"]).symbol
+            self.player.adjustments.rename(symbol, new)
+            self._listed[self._listed.index(symbol)] = new
+        elif fault.kind in ("halt", "resume"):
+            self.change_status(StatusChange(symbol, fault.kind == "halt"))
+        return fault
+
+    def change_status(self, change: StatusChange) -> None:
+        """Halt or resume a stock now, on the feeds too."""
+        self.player.play(Round(self.now(), statuses=[change]))
 
     # Waiting
     async def settle(self) -> None:

@@ -1,0 +1,65 @@
+"""Splits and new names of stocks while their source plays on under the old terms."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from exitguard.core.quote import Quote
+from exitguard.paper.market.ticks import Round, StatusChange, Tick, stock_price
+
+
+@dataclass(slots=True)
+class _Terms:
+    """The stock's present name, and what its source's prices are divided by."""
+
+    symbol: str
+    divisor: Decimal = Decimal(1)
+
+
+class Adjustments:
+    """Translates rounds from the sources' terms into the market's."""
+
+    def __init__(self) -> None:
+        self._terms: dict[str, _Terms] = {}
+
+    def rename(self, old: str, new: str) -> None:
+        """The stock that the market calls `old` is called `new` from now on."""
+        self._of(old).symbol = new
+
+    def split(self, symbol: str, ratio: Decimal) -> None:
+        """One share becomes `ratio` shares: prices are divided by it from now on."""
+        self._of(symbol).divisor *= ratio
+
+    def _of(self, symbol: str) -> _Terms:
+        found = next((terms for terms in self._terms.values() if terms.symbol == symbol), None)
+        return found or self._terms.setdefault(symbol, _Terms(symbol))
+
+    def translate(self, one: Round) -> Round:
+        """The round in the market's terms; the same object when nothing was adjusted."""
+        if not self._terms:
+            return one
+        ticks = [self._tick(tick) for tick in one.ticks]
+        statuses = [
+            StatusChange(terms.symbol, change.halted, change.reason)
+            if (terms := self._terms.get(change.symbol))
+            else change
+            for change in one.statuses
+        ]
+        return Round(one.at, ticks, statuses)
+
+    def _tick(self, tick: Tick) -> Tick:
+        terms = self._terms.get(tick.quote.symbol)
+        if terms is None:
+            return tick
+        shown = None if tick.shown is None else _adjusted(tick.shown, terms)
+        return Tick(_adjusted(tick.quote, terms), round(tick.trade_size * terms.divisor), shown)
+
+
+def _adjusted(quote: Quote, terms: _Terms) -> Quote:
+    def price(value: Decimal) -> Decimal:
+        return stock_price(float(value / terms.divisor)) if value > 0 else value
+
+    bid, ask = price(quote.bid), price(quote.ask)
+    if quote.bid < quote.ask and bid >= ask:
+        ask = bid + (Decimal("0.01") if bid >= 1 else Decimal("0.0001"))
+    last = None if quote.last is None else price(quote.last)
+    return Quote(terms.symbol, bid, ask, quote.at, quote.bid_size, quote.ask_size, last)
