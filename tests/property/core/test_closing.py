@@ -44,7 +44,7 @@ SEEDS_PER_CASE = 400
 def shell(seed: int) -> Shell:
     dice = Random(seed * 7 + 1)
     drawn = {name: dice.random() * worst if dice.random() < 0.5 else 0.0 for name, worst in WORST.items()}
-    faults = Faults(**drawn, shell_folds_answers=dice.random() < 0.5)  # type: ignore[arg-type]
+    faults = Faults(**drawn, shell_folds_answers=dice.random() < 0.5)
     symbol = dice.choice([STOCK, CALL])
     qty = dice.randint(1, 100)
     bracket = symbol == STOCK and dice.random() < 0.6

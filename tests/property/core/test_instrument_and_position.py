@@ -18,7 +18,7 @@ from exitguard.core.instrument import (
 from exitguard.core.orders import Fill
 from exitguard.core.position import Holding, PositionSide, apply_fill, fold, pnl
 
-QUICK = settings(max_examples=150, deadline=None)
+QUICK = settings(max_examples=100, deadline=None)
 ROOTS = st.from_regex(r"[A-Z]{1,6}|[A-Z]{1,5}[0-9]", fullmatch=True)
 STRIKES = st.integers(1, 10**8 - 1).map(lambda n: Decimal(n).scaleb(-3))
 EXPIRIES = st.dates(date(2010, 1, 1), date(2099, 12, 31))

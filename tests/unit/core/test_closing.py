@@ -96,7 +96,7 @@ def test_the_first_attempt_needs_no_questions_when_our_books_prove_that_nothing_
     after, effect = sent()
     request = effect.request
     assert (after.phase, after.attempt, effect.attempt) == (Phase.SENDING, 1, 1)
-    assert (request.client_order_id, request.symbol, request.qty) == (ID1, STOCK, 10)
+    assert (request.client_order_id, request.symbol, request.qty) == (ID1, STOCK, D(10))
     assert (request.side, request.position_intent) == (OrderSide.SELL, PositionIntent.SELL_TO_CLOSE)
     assert (request.type, request.limit_price) == (OrderType.MARKET, None)
 
@@ -264,7 +264,7 @@ def test_f43_an_unknown_outcome_is_looked_up_by_our_id(seen: SendUnknown | SendR
 
 
 def absent_until_proven(now: ClosingState) -> tuple[ClosingState, Any, list[float]]:
-    waits = []
+    waits: list[float] = []
     while True:
         now, effect = advance(now, OrderAbsent(), context())
         if not (isinstance(effect, Wait) and effect.full):
@@ -311,7 +311,8 @@ def test_failed_lookups_prove_nothing() -> None:
 
 @pytest.mark.parametrize("kind", [RefusalKind.OTHER, RefusalKind.BUSY, RefusalKind.RECONCILE])
 def test_f20_refusals_are_asked_about_and_slow_down(kind: RefusalKind) -> None:
-    now, waits = sent()[0], []
+    waits: list[float] = []
+    now = sent()[0]
     for attempt in range(1, 12):
         now, effect = advance(now, SendRefused(kind, "no"), context())
         assert isinstance(effect, Wait)
@@ -358,7 +359,7 @@ def test_f18_f40_a_remainder_is_closed_by_a_further_attempt() -> None:
     assert effect == AskPosition()
     now, effect = advance(now, holds("3"), context("3"))
     assert isinstance(effect, Submit)
-    assert (effect.request.qty, effect.request.client_order_id) == (3, "xg-large-u1-c2")
+    assert (effect.request.qty, effect.request.client_order_id) == (D(3), "xg-large-u1-c2")
 
 
 def test_f21_what_the_order_says_is_believed_before_a_position_that_lags() -> None:
@@ -372,7 +373,8 @@ def test_f21_what_the_order_says_is_believed_before_a_position_that_lags() -> No
 
 
 def test_accepted_then_ended_without_a_fill_waits_longer_each_time() -> None:
-    now, waits = working(), []
+    waits: list[float] = []
+    now = working()
     for attempt in range(2, 8):
         now, effect = advance(now, OrderSeen(order(OrderStatus.REJECTED)), context())
         assert isinstance(effect, Wait)
@@ -476,7 +478,7 @@ def test_a_resting_limit_is_re_priced_in_steps_and_ends_at_market() -> None:
 
 
 def test_in_extended_hours_only_a_limit_is_sent_and_it_does_not_outlive_them() -> None:
-    early = {"extended_hours": True, "quote": quote(STOCK, "99.90", "100.10")}
+    early: dict[str, Any] = {"extended_hours": True, "quote": quote(STOCK, "99.90", "100.10")}
     close, effect = advance(checking(), holds("10"), context(**early))
     assert isinstance(effect, Submit)
     assert (effect.request.type, effect.request.limit_price) == (OrderType.LIMIT, D("99.90"))

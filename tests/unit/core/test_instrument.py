@@ -83,7 +83,7 @@ def test_malformed_symbols_are_refused_with_what_was_found(symbol: str) -> None:
 @pytest.mark.parametrize("symbol", [None, 7, 7.5, b"AAPL"])
 def test_what_is_no_text_is_no_symbol(symbol: object) -> None:
     with pytest.raises(InvalidSymbol):
-        parse_instrument(symbol)  # type: ignore[arg-type]
+        parse_instrument(symbol)
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ NAN = Decimal("NaN")
 def test_the_default_policy_is_sound_and_has_the_numbers_of_the_specification() -> None:
     assert validate_policy(DEFAULT_POLICY) == []
     policy = DEFAULT_POLICY
-    assert (policy.options.stop_loss_percent, policy.options.take_profit_percent) == (-40, 80)
+    assert (policy.options.stop_loss_percent, policy.options.take_profit_percent) == (D(-40), D(80))
     assert policy.options.catastrophic_stop_percent == -50
-    assert (policy.stocks.stop_loss_percent, policy.stocks.take_profit_percent) == (-2, 3)
-    assert [(s.from_percent, s.keep_percent) for s in policy.trail_steps] == [(20, 70), (40, 80), (60, 85)]
+    assert (policy.stocks.stop_loss_percent, policy.stocks.take_profit_percent) == (D(-2), D(3))
+    assert [(int(s.from_percent), int(s.keep_percent)) for s in policy.trail_steps] == [(20, 70), (40, 80), (60, 85)]
     assert (policy.min_hold, policy.max_hold_minutes) == (timedelta(minutes=30), 240)
     assert (policy.day_trade_minutes_before_close, policy.expiration_hours) == (5, 24)
     assert policy.expiration_day_cutoff == time(15, 15)

@@ -48,7 +48,7 @@ def test_f63_enum_values_are_unique_short_lower_case_words() -> None:
             ):
                 continue
             values = [member.value for member in kind]  # type: ignore[attr-defined]
-            assert len(values) == len(kind.__members__), name  # type: ignore[attr-defined]
+            assert len(values) == len(kind.__members__), name
             assert all(value and value.replace("_", "").isalnum() for value in values), name
 
 
