@@ -98,12 +98,17 @@ class Listing:
             underlying=stock,
             root=root,
             expiry=expiry,
-            last_session=self._venue.sessions.calendar.session_on_or_before(expiry).day,
+            last_session=self._last_session(expiry),
             strike=strike,
             right=right,
         )
         self._add(contract)
         return symbol
+
+    def _last_session(self, expiry: date) -> date:
+        """A contract that expires on a holiday is last traded before it; beyond the calendar nothing is known."""
+        calendar = self._venue.sessions.calendar
+        return expiry if expiry > calendar.last_day else calendar.session_on_or_before(expiry).day
 
     def _add(self, asset: Asset) -> None:
         self._venue.assets[asset.symbol] = asset

@@ -96,9 +96,7 @@ class Matcher:
             for order in list(book.trailing.values()):
                 if self._may_match(order):
                     self._trail(order, quote)
-        if not _reaches(book, quote):
-            return
-        for order in book.orders():
+        for order in _reached(book, quote):
             if order.is_open and self._may_match(order):
                 self._attempt(order, asset, quote)
 
@@ -327,13 +325,18 @@ def _measure(book: Book) -> None:
     book.stale = False
 
 
-def _reaches(book: Book, quote: Quote) -> bool:
-    """Whether a quote leaves the quiet band, or anything waits for any quote at all."""
+def _reached(book: Book, quote: Quote) -> list[Order]:
+    """The orders that a quote may fill or trigger, oldest first; none, and cheaply, inside the quiet band."""
     bid, ask = quote.bid, quote.ask
-    return (
-        bool(book.immediate)
-        or (book.highest_buy_limit is not None and ask <= book.highest_buy_limit)
-        or (book.lowest_sell_limit is not None and bid >= book.lowest_sell_limit)
-        or (book.lowest_buy_stop is not None and ask >= book.lowest_buy_stop)
-        or (book.highest_sell_stop is not None and bid <= book.highest_sell_stop)
-    )
+    reached = list(book.immediate.values()) if book.immediate else []
+    if (book.highest_buy_limit is not None and ask <= book.highest_buy_limit) or (
+        book.lowest_sell_limit is not None and bid >= book.lowest_sell_limit
+    ):
+        reached += book.limits.values()
+    if (book.lowest_buy_stop is not None and ask >= book.lowest_buy_stop) or (
+        book.highest_sell_stop is not None and bid <= book.highest_sell_stop
+    ):
+        reached += book.stops.values()
+    if len(reached) > 1:
+        reached.sort(key=lambda order: order.sequence)
+    return reached

@@ -88,17 +88,6 @@ class Book:
     taken_bid: int = 0
     taken_ask: int = 0
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no order waits here."""
-        return not (self.immediate or self.limits or self.stops or self.trailing)
-
-    def orders(self) -> list["Order"]:
-        """Every working order, oldest first."""
-        merged = [*self.immediate.values(), *self.limits.values(), *self.stops.values(), *self.trailing.values()]
-        merged.sort(key=lambda order: order.sequence)
-        return merged
-
 
 @dataclass(slots=True, eq=False)
 class Group:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, time, timedelta
 
+from exitguard.core.errors import InvalidInput
 from exitguard.core.session import NEW_YORK, Session, SessionCalendar
 
 REGULAR = "regular"
@@ -46,9 +47,12 @@ class Sessions:
         self._phase, self._from, self._until, self.floor = phase, start, end, floor
 
     def session_after(self, now: datetime) -> Session:
-        """The first session that opens after the New York day of `now`."""
+        """The first session that opens after the New York day of `now`. Raises InvalidInput at the calendar's end."""
         day = now.astimezone(NEW_YORK).date()
-        return self.calendar.between(day + timedelta(days=1), day + timedelta(days=15))[0]
+        following = self.calendar.between(day + timedelta(days=1), day + timedelta(days=15))
+        if not following:
+            raise InvalidInput(f"calendar ends on {self.calendar.last_day}, asked for what follows {day}: refresh it")
+        return following[0]
 
     def session_for(self, now: datetime, extended: bool) -> Session:
         """The session in which a day order given now lives."""

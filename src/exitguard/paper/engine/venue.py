@@ -139,9 +139,10 @@ class Venue:
             book.trailing[order.id] = order
         elif order.type in ("stop", "stop_limit") and not order.triggered:
             book.stops[order.id] = order
-        elif order.limit_price is not None:
+        elif order.limit_price is not None and order.time_in_force != "opg":
             book.limits[order.id] = order
         else:
+            # An opening order takes the first quote or ends with it, whatever its limit.
             book.immediate[order.id] = order
         book.stale = True
 
