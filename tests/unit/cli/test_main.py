@@ -82,7 +82,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    app.command(command)
+    app.command(command, name="version")
     monkeypatch.setattr(app_module, "build_app", lambda: app)
 
 
@@ -90,7 +90,7 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     failing(monkeypatch, KeyError("quantity"))
-    assert main(["command"]) == 70
+    assert main(["version"]) == 70
     (line,) = capsys.readouterr().err.splitlines()
     assert "unexpected KeyError: 'quantity'" in line
     log = tmp_path / "state" / "errors.log"
@@ -104,7 +104,7 @@ def test_details_go_to_stderr_when_the_state_directory_cannot_take_them(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("EXITGUARD_STATE_DIR", str(tmp_path / "file"))
     failing(monkeypatch, KeyError("quantity"))
-    assert main(["command"]) == 70
+    assert main(["version"]) == 70
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -112,13 +112,13 @@ def test_a_foreseen_error_inside_a_group_keeps_its_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing(monkeypatch, ExceptionGroup("tasks", [LeaseHeld("another process holds large")]))
-    assert main(["command"]) == 75
+    assert main(["version"]) == 75
     assert capsys.readouterr().err == "exitguard: another process holds large\n"
 
 
 def test_an_interrupt_ends_quietly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     failing(monkeypatch, KeyboardInterrupt())
-    assert main(["command"]) == 130
+    assert main(["version"]) == 130
     assert capsys.readouterr().err == "exitguard: interrupted\n"
 
 
