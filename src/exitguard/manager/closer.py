@@ -249,7 +249,7 @@ class Closer:
                     return closing.OrderAbsent() if found is None else self._seen(tracked, found)
                 case closing.Poll():
                     polled = await self._context.broker.order(effect.order_id)
-                    return closing.Failed("order not found") if polled is None else self._seen(tracked, polled)
+                    return closing.OrderAbsent() if polled is None else self._seen(tracked, polled)
                 case closing.RepairFills():
                     await self._repair(tracked)
                     return closing.Done()
