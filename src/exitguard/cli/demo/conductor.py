@@ -48,7 +48,7 @@ class Snapshot:
     events: list[dict[str, Any]] = field(default_factory=list)
     opened: dict[str, int] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-    trouble: list[str] = field(default_factory=list)
+    trouble: tuple[str, ...] = ()
     missed: int = 0
 
 
@@ -248,7 +248,7 @@ class Conductor:
                 events=await self._ledger.events(SHOWN_EVENTS, 14),
                 opened=await self._ledger.opened(),
                 history=await self._ledger.history(),
-                trouble=self.trouble,
+                trouble=tuple(self.trouble),
                 missed=len(self.watch.missed),
             )
         )

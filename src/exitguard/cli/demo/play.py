@@ -149,7 +149,7 @@ def _start_exchange(children: Children, seed: int, session: Session) -> Child:
 
 def _hours(session: Session, contracts: list[Contract]) -> int:
     later = sorted({contract.expiry for contract in contracts if contract.expiry > session.day})
-    return expiration_hours(session.day, later[0]) if later else 24
+    return expiration_hours(session, later[0]) if later else 24
 
 
 async def _conduct(

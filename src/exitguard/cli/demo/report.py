@@ -71,7 +71,7 @@ def render(summary: Summary) -> RenderableType:
 def _accounts(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=f"One trading day, {summary.day:%A %d %B %Y}", title_justify="left")
     table.add_column("account")
-    for name in ("opened", "closed", "left open", "won", "realised P&L", "slippage", "worst", "trigger to fill"):
+    for name in ("opened", "closed", "left open", "won", "realised P&L", "slippage", "mean", "trigger to fill"):
         table.add_column(name, justify="right")
     for name, report in summary.verdict.accounts.items():
         table.add_row(name, *_account_cells(report))
@@ -82,7 +82,6 @@ def _account_cells(report: AccountReport) -> list[Text]:
     slip = report.slippage.to_json()
     share = f"{100 * report.wins // report.closed} %" if report.closed else "-"
     bps = f"{slip['mean_bp']} bp" if slip["mean_bp"] is not None else "-"
-    worst = f"{slip['worst_bp']} bp" if slip["worst_bp"] is not None else "-"
     seconds = f"{slip['median_seconds']:.0f} s" if slip["median_seconds"] is not None else "-"
     return [
         Text(str(report.opened)),
@@ -90,8 +89,8 @@ def _account_cells(report: AccountReport) -> list[Text]:
         Text(str(report.left_open), style="bold red" if report.left_open else "green"),
         Text(share),
         money(report.realised_pnl),
+        money(report.slippage.dollars),
         Text(bps),
-        Text(worst),
         Text(seconds),
     ]
 
@@ -133,6 +132,9 @@ def _verdict(summary: Summary) -> Panel:
         line.append("   " if index else "")
         line.append(f"{name} ", style="dim")
         line.append(str(number), style="bold red" if number else "bold green")
+    wrong = sum(report.slippage.wrong_prints for report in verdict.accounts.values())
+    if wrong:
+        line.append("   exits on a wrong print ", "dim").append(str(wrong), "bold yellow")
     line.append(
         f"\n{summary.market_minutes} market minutes in {summary.wall_seconds:.1f} s, seed {summary.seed}", "dim"
     )

@@ -133,9 +133,9 @@ def _opening(minutes: int) -> list[SignalPlan]:
         SignalPlan(4, LARGE, "BUY_PUT", "TSLA", SCALP, expiry=later, max_hold_minutes=330),
         SignalPlan(4, LARGE, "BUY_CALL", "AMD", SCALP, expiry=later, max_hold_minutes=330),
         SignalPlan(5, LARGE, "BUY_CALL", "MSFT", SWING, expiry=near, max_hold_minutes=2000),
-        SignalPlan(225, LARGE, "BUY_CALL", "AAPL", SWING, expiry=near, max_hold_minutes=2000),
-        SignalPlan(235, LARGE, "BUY_PUT", "IBM", SWING, expiry=near, max_hold_minutes=2000),
-        SignalPlan(240, LARGE, "BUY_CALL", "SPY", SWING, expiry=near, max_hold_minutes=2000),
+        SignalPlan(minutes - 165, LARGE, "BUY_CALL", "AAPL", SWING, expiry=near, max_hold_minutes=2000),
+        SignalPlan(minutes - 155, LARGE, "BUY_PUT", "IBM", SWING, expiry=near, max_hold_minutes=2000),
+        SignalPlan(minutes - 150, LARGE, "BUY_CALL", "SPY", SWING, expiry=near, max_hold_minutes=2000),
         SignalPlan(5, LARGE, "BUY_PUT", "META", DAY_TRADE, expiry=later, max_hold_minutes=400),
         # Held to a deadline, or to the end of the day.
         SignalPlan(6, LARGE, "BUY_STOCK", "IBM", DAY_TRADE, wide, far, 400),

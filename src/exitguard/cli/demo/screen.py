@@ -1,13 +1,12 @@
 """The live view: market clock and progress, open positions with their protection, and what just happened."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from rich import box
 from rich.align import Align
-from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -19,6 +18,7 @@ from exitguard.cli.demo.report import money
 from exitguard.core.session import NEW_YORK, Session
 
 ZERO = Decimal(0)
+_EVENT_ROWS = 8
 _PROTECTION = {
     "protected": ("● protected", "green"),
     "naked": ("▲ naked", "bold yellow"),
@@ -44,7 +44,7 @@ def render(snapshot: Snapshot, session: Session, rows: int = 40) -> RenderableTy
     return Group(
         _header(snapshot, session),
         _positions(snapshot, session, room),
-        Columns([_events(snapshot)], expand=True),
+        _events(snapshot),
         *([_trouble(snapshot)] if snapshot.trouble else []),
     )
 
@@ -138,37 +138,33 @@ def _deadline(row: Mapping[str, Any], now: datetime, session: Session) -> str:
 
 
 def _events(snapshot: Snapshot) -> RenderableType:
+    names = {(row["account_name"], row["id"]): str(row["symbol"]) for row in snapshot.positions}
+    names |= {(row["account_name"], row["position_id"]): str(row["symbol"]) for row in snapshot.history}
     table = Table.grid(padding=(0, 1))
-    for _ in range(4):
+    for _ in range(5):
         table.add_column(no_wrap=True)
-    for row in snapshot.events[:8]:
+    for row in snapshot.events[:_EVENT_ROWS]:
         local = row["at"].astimezone(NEW_YORK)
-        name = row["event_type"]
+        kind, data = row["event_type"], row["event_data"]
+        symbol = data.get("symbol") or names.get((row["account_name"], row["position_id"]), "")
         table.add_row(
             Text(f"{local:%H:%M:%S}", style="dim"),
             Text(row["account_name"], style="dim"),
-            Text(name, style=_EVENT_STYLE.get(name, "")),
-            Text(_told(row["event_data"])),
+            Text(kind.replace("_", " "), style=_EVENT_STYLE.get(kind, "")),
+            Text(str(symbol)),
+            Text(_told(data), style="dim"),
         )
-    return Panel(Align.left(table), title="what happens", title_align="left", box=box.ROUNDED, height=10)
+    return Panel(Align.left(table), title="what happens", title_align="left", box=box.ROUNDED, height=_EVENT_ROWS + 2)
 
 
-_TOLD = (
-    "symbol",
-    "reason",
-    "rule",
-    "close_reason",
-    "quantity",
-    "price",
-    "exit_price",
-    "realised_pnl",
-    "message",
-    "state",
-)
+_TOLD = {
+    "reason": "", "rule": "", "bracket": "bracket ", "before": "was ", "quantity": "", "entry_price": "at ",
+    "price": "at ", "exit_price": "at ", "realised_pnl": "P&L ", "message": "",
+}  # fmt: skip
 
 
 def _told(data: Mapping[str, Any]) -> str:
-    parts = [short(data[name]) for name in _TOLD if data.get(name) not in (None, "")]
+    parts = [f"{word}{short(data[name])}" for name, word in _TOLD.items() if data.get(name) not in (None, "")]
     return "  ".join(parts)[:90]
 
 
@@ -183,8 +179,4 @@ def short(value: object) -> str:
 
 
 def _trouble(snapshot: Snapshot) -> RenderableType:
-    return Text("\n".join(f"! {line}" for line in _last(snapshot.trouble, 3)), style="yellow")
-
-
-def _last(lines: Iterable[str], number: int) -> list[str]:
-    return list(lines)[-number:]
+    return Text("\n".join(f"! {line}" for line in snapshot.trouble[-3:]), style="yellow")

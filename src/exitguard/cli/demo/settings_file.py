@@ -1,15 +1,17 @@
 """Writes the demo's settings file and keys, so that every other command works on the demo afterwards."""
 
 import os
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from exitguard.cli.demo.venue import Addresses
-from exitguard.core.session import NEW_YORK
+from exitguard.core.session import NEW_YORK, Session
 
 # A stepped market plays hours in seconds: the venue's usual limit would be one of wall time.
 _REQUESTS_PER_MINUTE = 100_000
-_EXPIRY_EXIT_HOUR = 14
+_LEAVE_BEFORE_CLOSE = timedelta(hours=2)
+# What a policy allows.
+_LONGEST_HOURS = 240
 
 _ACCOUNT = """
 [accounts.{name}]
@@ -64,11 +66,11 @@ catastrophic_stop_percent = -30
 """
 
 
-def expiration_hours(day: date, near: date) -> int:
-    """Hours before the close of the nearest expiry at which the policy gets out: reached at 14:00 of the demo's day."""
-    close = datetime(near.year, near.month, near.day, 16, 0, tzinfo=NEW_YORK)
-    leave = datetime(day.year, day.month, day.day, _EXPIRY_EXIT_HOUR, 0, tzinfo=NEW_YORK)
-    return max(1, min(240, round((close - leave).total_seconds() / 3600)))
+def expiration_hours(session: Session, near: date) -> int:
+    """Hours before the close of the nearest expiry at which the policy gets out: two hours before today's close."""
+    expires = datetime(near.year, near.month, near.day, 16, 0, tzinfo=NEW_YORK)
+    leave = session.close - _LEAVE_BEFORE_CLOSE
+    return max(1, min(_LONGEST_HOURS, round((expires - leave).total_seconds() / 3600)))
 
 
 def settings_text(addresses: Addresses, database: str, hours: int) -> str:
