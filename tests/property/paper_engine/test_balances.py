@@ -16,7 +16,7 @@ from exitguard.core.session import NEW_YORK
 from exitguard.paper.engine import Account, ApiError
 
 CALL = "KO261009C00050000"
-PUT = "KO261016P00050000"
+PUT, LOW_PUT = "KO261016P00050000", "KO261016P00048000"
 SYMBOLS = ("KO", CALL, PUT)
 CASH = {"large": Decimal(100000), "tiny": Decimal(1000)}
 FAULTS = (
@@ -91,7 +91,7 @@ class Day:
     def __init__(self, seed: int, probability: float) -> None:
         self.floor = Floor(seed=seed, partial_fill_probability=probability)
         self.floor.exchange.add_option_chain("KO")
-        for contract in (CALL, PUT):
+        for contract in (CALL, PUT, LOW_PUT):
             self.floor.quote(contract, "0.80", "0.90")
         self.refused: list[dict[str, Any]] = []
 
@@ -128,6 +128,12 @@ class Day:
                 for key, value in body.get(leg, {}).items():
                     body[leg][key] = str(Decimal(value).quantize(Decimal("0.01")))
         self.floor.exchange.submit_order(self._account(name), body)
+
+    def _spread(self, name: str, side: str, qty: str, cents: int) -> None:
+        other = "sell" if side == "buy" else "buy"
+        legs = [{"symbol": PUT, "ratio_qty": 1, "side": side}, {"symbol": LOW_PUT, "ratio_qty": 1, "side": other}]
+        body = {"order_class": "mleg", "type": "limit", "limit_price": str(Decimal(cents).scaleb(-2)), "qty": qty}
+        self.floor.exchange.submit_order(self._account(name), {**body, "time_in_force": "day", "legs": legs})
 
     def _quote(self, symbol: str, offset: int) -> None:
         quote = self.floor.exchange.quote(symbol)
@@ -262,7 +268,7 @@ def long_plan(chance: Random, steps: int) -> list[tuple[Any, ...]]:
         return chance.choice(["large", "large", "tiny"])
 
     def contract() -> str:
-        return chance.choice(["KO", "KO", "KO", CALL, PUT])
+        return chance.choice(["KO", "KO", "KO", "KO", CALL, PUT, LOW_PUT])
 
     plan: list[tuple[Any, ...]] = []
     out_of_hours = 0
@@ -271,8 +277,8 @@ def long_plan(chance: Random, steps: int) -> list[tuple[Any, ...]]:
         if not out_of_hours:
             plan.append(("time", "10:00"))
         kind = chance.choices(
-            ["order", "quote", "cancel", "replace", "close", "close_all", "time", "fault", "event"],
-            [40, 40, 6, 8, 5, 1, 2, 2, 3],
+            ["order", "quote", "cancel", "replace", "close", "close_all", "time", "fault", "event", "spread"],
+            [40, 40, 6, 8, 5, 1, 2, 2, 3, 4],
         )[0]
         size, offset, number = chance.choice(["1", "2", "5", "10"]), chance.randint(-60, 60), chance.randint(0, 400)
         if kind == "order":
@@ -282,6 +288,8 @@ def long_plan(chance: Random, steps: int) -> list[tuple[Any, ...]]:
             plan.append(("order", account(), symbol, chance.choice(["buy", "buy", "sell"]), template, size, offset))
         elif kind == "quote":
             plan.append(("quote", contract(), offset))
+        elif kind == "spread":
+            plan.append(("spread", account(), chance.choice(["buy", "sell"]), size, offset))
         elif kind == "cancel":
             plan.append(("cancel", account(), -chance.randint(1, 6)))
         elif kind == "replace":

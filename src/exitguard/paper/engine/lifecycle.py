@@ -71,6 +71,7 @@ class Lifecycle:
             order.status = "done_for_day"
             order.updated = venue.stamp()
             venue.queued[order.id] = order
+            self._mirror(order)
             venue.emit("done_for_day", order)
         else:
             return False
