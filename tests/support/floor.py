@@ -49,6 +49,7 @@ class Seat:
     name: str
     clock: CountingClock
     broker: AlpacaBroker
+    stores: list[PgAccountStore] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def check(self) -> None:
@@ -103,10 +104,10 @@ class Floor:
             stepped=True,
         )
         store = await PgAccountStore.connect(self.database_url, name)
-        seat = Seat(name, clock, broker)
+        seat = Seat(name, clock, broker, [store])
         self.seats[name] = seat
         seat.tasks = [
-            asyncio.create_task(follow_venue_clock(broker, clock)),
+            asyncio.create_task(follow_venue_clock(broker, clock, poll_seconds=0.002)),
             asyncio.create_task(
                 run_manager(
                     options,
@@ -121,6 +122,7 @@ class Floor:
         ]
         if dispatch:
             entries = await PgAccountStore.connect(self.database_url, name, component="dispatcher")
+            seat.stores.append(entries)
             seat.tasks.append(
                 asyncio.create_task(
                     run_dispatcher(
@@ -170,6 +172,8 @@ class Floor:
             with suppress(asyncio.CancelledError):
                 await seat.tasks[0]
             await seat.broker.close()
+            for store in seat.stores:
+                await store.close()
 
     # Time --------------------------------------------------------------------------------------------------------
 
@@ -215,10 +219,14 @@ class Floor:
         async def behind() -> bool:
             for seat in self.seats.values():
                 seat.check()
-            beats = await self.rows("SELECT account_name FROM heartbeats WHERE component = 'manager' AND venue_time >= $1", minute)
-            return {row["account_name"] for row in beats} < self.seats.keys()
+            beats = await self.rows(
+                "SELECT account_name FROM heartbeats WHERE component = 'manager' AND venue_time >= $1", minute
+            )
+            closing = await self.rows("SELECT 1 FROM active_positions WHERE status = 'closing' LIMIT 1")
+            market_is_open = self.server.host.calendar.is_open(self.now)
+            return {row["account_name"] for row in beats} < self.seats.keys() or bool(closing and market_is_open)
 
-        await self.until(lambda: behind(), "heartbeats", wanted=False)
+        await self.until(behind, "every manager has swept and nothing is left closing", wanted=False)
 
     async def until(self, question: Callable[[], Any], what: str, *, wanted: bool = True, seconds: float = 30) -> None:
         """Ask until the answer is as wanted."""
@@ -251,7 +259,13 @@ class Floor:
             found = await self.rows("SELECT count(*) AS n FROM active_positions WHERE status <> 'closed'")
             return bool(found[0]["n"] >= count)
 
-        await self.until(enough, f"{count} positions open")
+        try:
+            await self.until(enough, f"{count} positions open")
+        except AssertionError as error:
+            signals = await self.rows(
+                "SELECT account_name, ticker, action, status, reason FROM dispatch_recommendations"
+            )
+            raise AssertionError(f"{error}; signals: {[dict(row) for row in signals]}") from error
 
     _connection: Any = None
 

@@ -30,7 +30,9 @@ def new_fill(context: AccountContext, order: BrokerOrder, reported: Fill | None,
     else:
         if order.filled_avg_price is None:
             return None  # a quantity without a price: wait for a report that has both
-        price = (order.filled_avg_price * order.filled_qty - tally.value) / qty
+        price = order.filled_avg_price
+        if tally.qty:
+            price = ((price * order.filled_qty - tally.value) / qty).quantize(_PRICE_DIGITS)
         moment = order.filled_at or order.updated_at or at
         fill = Fill(
             execution_id=f"{order.id}@{order.filled_qty.normalize():f}",
@@ -39,7 +41,7 @@ def new_fill(context: AccountContext, order: BrokerOrder, reported: Fill | None,
             symbol=order.symbol,
             side=order.side,
             qty=qty,
-            price=max(price.quantize(_PRICE_DIGITS), Decimal(0)),
+            price=max(price, Decimal(0)),
             at=moment,
         )
     tally.qty += fill.qty
