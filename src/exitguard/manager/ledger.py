@@ -6,11 +6,12 @@ from uuid import uuid4
 import structlog
 
 from exitguard.broker.clock import Clock
-from exitguard.core.records import Batch, Operation
+from exitguard.core.records import Batch, Operation, PutPosition
 from exitguard.store.port import AccountStore, StoreRejected, StoreUnavailable
 
 log = structlog.get_logger()
 
+# How long a posted change may wait for others to share its batch.
 FLUSH_SECONDS = 0.02
 RETRY_SECONDS = 0.5
 # Changes waiting for the flusher. Past this the database is far behind: the next caller waits instead of growing.
@@ -64,6 +65,9 @@ class Ledger:
         """Write posted changes until cancelled. A database that is away is waited for; a lost lease ends it."""
         while True:
             await self._wake.wait()
+            # Not at once: what is posted and then committed in one go would otherwise travel twice, and an exit's
+            # intent would wait behind the announcement of its own breach.
+            await asyncio.sleep(FLUSH_SECONDS)
             self._wake.clear()
             try:
                 async with self._lock:
@@ -115,4 +119,21 @@ class Ledger:
         return refused
 
     def _batch(self, operations: tuple[Operation, ...]) -> Batch:
-        return Batch(uuid4(), self._store.account_name, self.epoch, self._clock.now(), operations)
+        return Batch(uuid4(), self._store.account_name, self.epoch, self._clock.now(), _newest_rows(operations))
+
+
+def _newest_rows(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+    """Leave out rows of a position that a later operation of the same batch replaces as a whole.
+
+    The newest row takes the place of the first, before everything that may refer to it.
+    """
+    newest = {op.row.id: op for op in operations if isinstance(op, PutPosition)}
+    if not newest:
+        return operations
+    kept: list[Operation] = []
+    for operation in operations:
+        if not isinstance(operation, PutPosition):
+            kept.append(operation)
+        elif operation.row.id in newest:
+            kept.append(newest.pop(operation.row.id))
+    return tuple(kept)

@@ -22,4 +22,5 @@ def intent_status(status: OrderStatus) -> IntentStatus:
 
 def request_data(request: OrderRequest) -> dict[str, Any]:
     """The order as sent, for the intent's row."""
-    return {k: v for k, v in dataclasses.asdict(request).items() if v is not None}
+    values = ((field.name, getattr(request, field.name)) for field in dataclasses.fields(request))
+    return {name: value for name, value in values if value is not None}
