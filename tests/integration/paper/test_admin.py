@@ -338,3 +338,27 @@ async def test_contracts_that_nobody_needs_are_forgotten_over_night() -> None:
         _, tomorrow = await client.get("/v2/options/contracts?underlying_symbols=AAPL&expiration_date=2026-11-19")
         assert (await client.get("/v2/clock"))[1]["timestamp"].startswith("2026-11-19")
         assert tomorrow["option_contracts"]
+
+
+async def test_bars_before_the_start_are_history_already() -> None:
+    start = datetime(2023, 1, 4, 14, 30, tzinfo=UTC)
+    bars = [RecordedBar(start + timedelta(minutes=n), 100 + n, 102 + n, 99 + n, 101 + n, 400) for n in range(6)]
+    async with running(manual={}, bars={"MSFT": bars}, start=start + timedelta(minutes=3)) as client:
+        _, history = await client.get("/v2/stocks/MSFT/bars?timeframe=1Min&start=2023-01-04")
+        assert [bar["o"] for bar in history["bars"]] == [100, 101, 102]
+        await client.post("/admin/advance", {"seconds": 300})
+        _, history = await client.get("/v2/stocks/MSFT/bars?timeframe=1Min&start=2023-01-04")
+        assert [bar["o"] for bar in history["bars"]] == [100, 101, 102, 103, 104, 105]
+        assert {bar["vw"] for bar in history["bars"]} == {100.5 + n for n in range(6)}
+
+
+async def test_a_held_silent_request_does_not_delay_the_stop() -> None:
+    begun = time.monotonic()
+    async with running() as client:
+        await client.fault("timeout_before", endpoint="GET /v2/account")
+        silent = asyncio.create_task(client.get("/v2/account"))
+        await eventually(lambda: client.server.exchange.faults.injected["timeout_before"] == 1, "the fault")
+        await client.server.stop()
+        with pytest.raises(aiohttp.ClientError):
+            await silent
+    assert time.monotonic() - begun < 2.5

@@ -199,6 +199,9 @@ class Player:
                 await self._settle()
         self.clock.reach(to)
         self._venue.advance_to(to)
+        finished = self.tape.roll(to)
+        if finished:
+            self._show(Shown(to, minute_bars=finished))
 
     def _cross_boundary(self) -> None:
         at = self._boundary

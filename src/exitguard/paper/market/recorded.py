@@ -99,6 +99,14 @@ class RecordedBars:
         """Each day's last price; the material for an estimate of the stock's volatility."""
         return [(day, bars[-1].close) for day, bars in sorted(self._tracks[symbol].days.items())]
 
+    def before(self, moment: datetime) -> Iterator[tuple[str, RecordedBar]]:
+        """The bars that were over by `moment`, oldest first for each stock."""
+        for symbol, track in self._tracks.items():
+            for bars in track.days.values():
+                for bar in bars:
+                    if bar.start + _MINUTE <= moment:
+                        yield symbol, bar
+
     def peek(self) -> datetime | None:
         """Time of the next round."""
         return None if self._next is None else self._next.at

@@ -2,16 +2,16 @@
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import islice
 
 from exitguard.core.quote import Quote
 from exitguard.core.session import NEW_YORK
 
-# Per stock: about 50 regular sessions of minute bars, and the newest quotes and trades.
-_MINUTES_KEPT = 20_000
-_PRINTS_KEPT = 5_000
+# Per stock: ten regular sessions of minute bars, and the newest quotes and trades.
+_MINUTES_KEPT = 4_000
+_PRINTS_KEPT = 1_000
 _DAYS_KEPT = 1_000
 _MINUTE = timedelta(minutes=1)
 
@@ -54,6 +54,15 @@ class Bar:
         self.volume += size
         self.trades += 1
         self.value += price * size
+
+    def join(self, later: "Bar") -> None:
+        """Take a later bar of the same stock in."""
+        self.high = max(self.high, later.high)
+        self.low = min(self.low, later.low)
+        self.close = later.close
+        self.volume += later.volume
+        self.trades += later.trades
+        self.value += later.value
 
 
 class Tape:
@@ -131,6 +140,23 @@ class Tape:
             self.previous_daily_bars[symbol] = bar
             self._daily_history.setdefault(symbol, deque(maxlen=_DAYS_KEPT)).append(bar)
         self.daily_bars.clear()
+
+    def preload(self, bars: Iterable[Bar]) -> None:
+        """Put minute bars of the time before the market's start into history, oldest first for each stock."""
+        days: dict[tuple[str, date], Bar] = {}
+        for bar in bars:
+            self._minute_history.setdefault(bar.symbol, deque(maxlen=_MINUTES_KEPT)).append(bar)
+            self.minute_bars[bar.symbol] = bar
+            local = bar.start.astimezone(NEW_YORK)
+            daily = days.get((bar.symbol, local.date()))
+            if daily is None:
+                midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+                days[bar.symbol, local.date()] = replace(bar, start=midnight)
+            else:
+                daily.join(bar)
+        for (symbol, _), daily in days.items():
+            self._daily_history.setdefault(symbol, deque(maxlen=_DAYS_KEPT)).append(daily)
+            self.previous_daily_bars[symbol] = daily
 
     def forget_quotes(self, symbols: Iterable[str]) -> None:
         """Drop contracts that nobody follows any more."""

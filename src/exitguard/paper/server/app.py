@@ -172,8 +172,7 @@ class PaperServer:
         if self._host is not None:
             self._host.close()
         if self._app is not None:
-            self._app.trade_stream.close_all()
-            self._app.data_streams.close_all()
+            self._app.stop()
         if self._server is not None and self._socket is not None:
             await _shut_down(self._server)
             self._socket.close()
@@ -207,8 +206,10 @@ async def _shut_down(server: uvicorn.Server) -> None:
     # Connections and tasks are uvicorn's own sets, without an event that says when they are empty.
     while (state.connections or state.tasks) and loop.time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.002)
-    for task in list(state.tasks):
+    left = list(state.tasks)
+    for task in left:
         task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
     for listener in server.servers:
         await listener.wait_closed()
 

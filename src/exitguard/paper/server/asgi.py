@@ -1,5 +1,8 @@
 """Sends each connection to the part that serves it."""
 
+import asyncio
+from ipaddress import ip_address
+
 from exitguard.paper.engine import ApiError
 from exitguard.paper.server.admin_api import AdminApi
 from exitguard.paper.server.auth import account_of
@@ -47,8 +50,15 @@ class PaperApp:
         self._data = DataApi(host)
         self._admin = AdminApi(host, self._faults_changed)
         self._faults = WireFaults(host.exchange.faults)
+        self._stopping = asyncio.Event()
         limit = host.settings.requests_per_minute
         self._rate = None if limit is None else RateLimit(limit)
+
+    def stop(self) -> None:
+        """Say goodbye to every socket, and give up requests that are held without an answer."""
+        self._stopping.set()
+        self.trade_stream.close_all()
+        self.data_streams.close_all()
 
     def _faults_changed(self) -> None:
         self.trade_stream.apply_faults()
@@ -76,7 +86,10 @@ class PaperApp:
         request = Request(scope["method"], scope["path"], query_of(scope), headers_of(scope))
         try:
             request.body = await read_body(scope, receive)
-            outcome = await self._answer(request)
+            if request.path.startswith("/admin/"):
+                outcome: Response | Broken = await self._administer(request, scope)
+            else:
+                outcome = await self._answer(request)
         except ApiError as refusal:
             outcome = error_response(refusal)
         except ClientGone:
@@ -85,13 +98,18 @@ class PaperApp:
             await send_response(send, outcome)
             return
         if outcome is Broken.SILENCE:
-            await hold_silent(receive)
+            await hold_silent(receive, self._stopping)
         transport_of(send).abort()
+
+    async def _administer(self, request: Request, scope: Scope) -> Response:
+        """The admin API has no credentials: it answers this machine only, whatever address the exchange listens on."""
+        peer = scope.get("client")
+        if peer is None or not ip_address(peer[0]).is_loopback:
+            return json_response({"code": 40310000, "message": "the admin API answers on loopback only"}, 403)
+        return await self._admin.handle(request)
 
     async def _answer(self, request: Request) -> Response | Broken:
         path = request.path
-        if path.startswith("/admin/"):
-            return await self._admin.handle(request)
         if path == "/":
             return html_response(
                 status_page(self.host, self.trade_stream.connection_counts(), self.data_streams.connection_count())

@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -115,15 +115,9 @@ def aggregate(bars: Sequence[Bar], count: int, unit: str) -> list[Bar]:
     for bar in bars:
         start = _bucket(bar.start, count, unit)
         if joined and joined[-1].start == start:
-            last = joined[-1]
-            last.high, last.low, last.close = max(last.high, bar.high), min(last.low, bar.low), bar.close
-            last.volume += bar.volume
-            last.trades += bar.trades
-            last.value += bar.value
+            joined[-1].join(bar)
         else:
-            joined.append(
-                Bar(bar.symbol, start, bar.open, bar.high, bar.low, bar.close, bar.volume, bar.trades, bar.value)
-            )
+            joined.append(replace(bar, start=start))
     return joined
 
 

@@ -22,8 +22,9 @@ from exitguard.paper.market.generated import GeneratedMarket, profile_of
 from exitguard.paper.market.option_board import OptionBoard
 from exitguard.paper.market.option_model import OptionModel
 from exitguard.paper.market.player import Player, Shown
-from exitguard.paper.market.recorded import RecordedBars
-from exitguard.paper.market.ticks import Round, Source, StatusChange, quoted_around
+from exitguard.paper.market.recorded import RecordedBar, RecordedBars
+from exitguard.paper.market.tape import Bar
+from exitguard.paper.market.ticks import Round, Source, StatusChange, quoted_around, stock_price
 from exitguard.paper.server.scheduler import LoopScheduler
 from exitguard.paper.server.settings import DEFAULT_SYMBOLS, PaperSettings
 
@@ -75,6 +76,8 @@ class Host:
             settle=self.settle,
             feed_faults=FeedFaults(self.exchange.faults),
         )
+        if recorded is not None:
+            self.player.tape.preload(_played(symbol, bar) for symbol, bar in recorded.before(start))
         self._day = start.astimezone(NEW_YORK).date()
         self._listed: list[str] = []
         for source in sources:
@@ -210,6 +213,14 @@ def _recorded(settings: PaperSettings) -> RecordedBars | None:
     if settings.replay is None:
         return None
     return RecordedBars(load_bars(settings.replay, settings.symbols), spread_fraction=settings.spread_fraction)
+
+
+def _played(symbol: str, bar: RecordedBar) -> Bar:
+    """A recorded bar as the tape would have built it from its four trades."""
+    trades = len(bar.path()) if bar.volume else 0
+    opened, high, low, close = (float(stock_price(price)) for price in (bar.open, bar.high, bar.low, bar.close))
+    value = bar.volume * sum(bar.path()) / 4
+    return Bar(symbol, bar.start, opened, high, low, close, bar.volume, trades, value)
 
 
 def _start(settings: PaperSettings, calendar: SessionCalendar, recorded: RecordedBars | None) -> datetime:

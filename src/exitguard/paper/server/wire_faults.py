@@ -102,17 +102,19 @@ def rate_headers(limit: int, remaining: int, reset_in: float) -> list[tuple[byte
     ]
 
 
-async def hold_silent(receive: Receive) -> None:
-    """Leave a request without an answer until its client gives up."""
+async def hold_silent(receive: Receive, stopping: asyncio.Event) -> None:
+    """Leave a request without an answer until its client gives up or the exchange stops."""
 
     async def until_gone() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
 
+    waits = {asyncio.ensure_future(until_gone()), asyncio.ensure_future(stopping.wait())}
     try:
-        await asyncio.wait_for(until_gone(), _LONGEST_SILENCE)
-    except TimeoutError:
-        return
+        await asyncio.wait(waits, timeout=_LONGEST_SILENCE, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _symbol_of(request: Request) -> str | None:
