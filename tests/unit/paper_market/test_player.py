@@ -103,11 +103,13 @@ async def test_overnight_every_boundary_is_visited() -> None:
 
 async def test_minute_bars_are_finished_exactly_as_recorded() -> None:
     made, _, shown = player(2)
-    await made.advance(OPEN + timedelta(minutes=3))
+    await made.advance(OPEN + timedelta(minutes=1, seconds=59))
     (finished,) = [bar for one in shown for bar in one.minute_bars]
     assert (finished.open, finished.high, finished.low, finished.close) == (130, 131, 129, 130)
     assert (finished.volume, finished.trades, finished.start) == (1000, 4, OPEN)
     assert made.tape.minutes("AAPL", OPEN, OPEN + timedelta(hours=1)) == [finished]
+    await made.advance(OPEN + timedelta(minutes=2))
+    assert shown[-1].minute_bars[0].start == OPEN + timedelta(minutes=1), "without waiting for another quote"
 
 
 async def test_time_cannot_go_back() -> None:
