@@ -32,13 +32,12 @@ from exitguard.core.records import (
     LedgerState,
     PositionRecord,
     PositionStatus,
-    PutIntent,
+    PutPosition,
     SetAside,
 )
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.lifecycle import Lifecycle
-from exitguard.manager.orders import intent_status
 from exitguard.manager.reconciler import Reconciler
 from exitguard.manager.restorer import Restorer
 from exitguard.manager.tracked import Tracked
@@ -74,6 +73,9 @@ class AccountManager:
         context = self.context
         context.next_position_id = state.next_position_id
         context.alarms.restore(state.active_alarms)
+        context.intents.update(
+            {i.client_order_id: i for i in state.live_intents if i.purpose is not IntentPurpose.ENTRY}
+        )
         context.tallies.update({order: Tally(qty, value) for order, (qty, value) in state.booked.items()})
         for record in state.positions:
             self._restore_position(record, state.fills.get(record.id, ()))
@@ -83,9 +85,12 @@ class AccountManager:
 
         Raises BrokerError: without the broker's word nothing may be assumed, so the start is tried again.
         """
-        begun = {i.position_id: i for i in state.live_intents if i.purpose is IntentPurpose.CLOSE}
+        closing = {p.id for p in state.positions if p.status is PositionStatus.CLOSING}
+        begun = {}
         for intent in state.live_intents:
-            if intent.purpose in (IntentPurpose.REDUCE, IntentPurpose.RESTORE):
+            if intent.purpose is IntentPurpose.CLOSE and intent.position_id in closing:
+                begun[intent.position_id] = intent  # the close itself resolves it
+            elif intent.purpose is not IntentPurpose.ENTRY:
                 await self._recover_intent(intent)
         await self.poll(patient=False)
         for tracked in list(self.context.positions.values()):
@@ -113,13 +118,17 @@ class AccountManager:
         now = context.clock.now()
         if order is None:
             gone = replace(intent, status=IntentStatus.REJECTED, detail="never arrived")
-            context.ledger.post(PutIntent(gone))
+            context.ledger.post(context.put_intent(gone))
             return
         self._lifecycle.apply_order(order, None, now, "orders")
-        if order.is_open and intent.purpose is IntentPurpose.REDUCE:
+        if intent.purpose is not IntentPurpose.REDUCE:
+            return
+        if order.is_open:
             await context.broker.cancel(order.id, Priority.EXIT)
-        known = replace(intent, status=intent_status(order.status), broker_order_id=order.id)
-        context.ledger.post(PutIntent(known))
+        tracked = context.positions.get(intent.position_id or 0)
+        if tracked is not None and order.filled_qty > 0:
+            tracked.record = replace(tracked.record, scaled_out=True)
+            context.ledger.post(PutPosition(tracked.record))
 
     # Streams ----------------------------------------------------------------------------------------------------
 
@@ -134,16 +143,26 @@ class AccountManager:
                     self.context.stream_ready.set()
                     self._down_since = None
                     self.context.alarms.clear("trade_stream", now)
+                    self.context.alarms.clear(f"stream:{event.stream or 'trade_updates'}", now)
                     self.request_poll()
                 case StreamDown():
                     self.context.stream_ready.clear()
                     self._down_since = self._down_since or now
-                    self.context.log.warning("trade stream down", reason=event.reason)
+                    self._note_stream_down(event, now)
                 case Unparsed():
                     self.context.log.warning("trade stream message set aside", reason=event.reason)
                     self.context.ledger.post(
                         SetAside("trade_update", event.reason[:500], {"raw": event.raw[:4000]}, now)
                     )
+
+    def _note_stream_down(self, status: StreamDown, now: datetime) -> None:
+        """Say it; a cause that a person must act on (wrong keys, connection limit) is an alarm at once."""
+        self.context.log.warning("stream down", stream=status.stream, reason=status.reason)
+        if status.error is not None:
+            stream = status.stream or "trade_updates"
+            self.context.alarms.raise_alarm(
+                f"stream:{stream}", "stream_refused", f"the broker refuses the {stream} stream: {status.error}", now
+            )
 
     def _on_trade_update(self, update: TradeUpdate) -> None:
         context = self.context
@@ -170,10 +189,12 @@ class AccountManager:
         await self._market_data.run(self.watcher.on_ticks, self._on_market_status)
 
     def _on_market_status(self, status: StreamUp | StreamDown) -> None:
+        now = self.context.clock.now()
         if isinstance(status, StreamDown):
-            self.context.log.warning("market data stream down", reason=status.reason)
+            self._note_stream_down(status, now)
         else:
-            self.context.log.info("market data stream up")
+            self.context.alarms.clear(f"stream:{status.stream or 'trade_updates'}", now)
+            self.context.log.info("stream up", stream=status.stream)
 
     def _watch_symbols(self) -> None:
         wanted = frozenset(self.context.marks.symbols)

@@ -34,12 +34,11 @@ from exitguard.core.records import (
     IntentRecord,
     IntentStatus,
     PositionStatus,
-    PutIntent,
     PutPosition,
 )
 from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
-from exitguard.manager.orders import intent_status, request_data
+from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
 from exitguard.store.port import LeaseLost, StoreError
 
@@ -72,7 +71,6 @@ class Closer:
             close_reason=decision.rule,
             close_started_at=now,
             close_deadline=deadline,
-            scaled_out=tracked.record.scaled_out or keep > 0,
         )
         context.log.warning(
             f"EXIT TRIGGERED: {decision.rule.value}",
@@ -95,7 +93,6 @@ class Closer:
         if live is not None:
             request = self._request_from(live, tracked.holding.instrument)
             state = replace(state, phase=closing.Phase.RESOLVING, attempt=live.attempt, request=request)
-            tracked.intent = live
         self._spawn(tracked, state)
 
     def _spawn(self, tracked: Tracked, state: ClosingState) -> None:
@@ -154,8 +151,8 @@ class Closer:
                         tracked.record.id,
                     )
                 await asyncio.sleep(min(30.0, 0.5 * 2.0 ** min(failures, 6)))
-                intent = tracked.intent
-                if intent is not None and intent.status.is_live:
+                intent = self._context.intents.get(tracked.record.close_client_order_id or "")
+                if intent is not None:
                     request = self._request_from(intent, tracked.holding.instrument)
                     state = replace(
                         state, phase=closing.Phase.RESOLVING, attempt=intent.attempt, request=request, absences=0
@@ -182,7 +179,9 @@ class Closer:
         if tracked.holding.is_flat:
             await self._lifecycle.finish(tracked, now)
             return
-        tracked.record = replace(tracked.record, close_reason=None, close_started_at=None, close_deadline=None)
+        tracked.record = replace(
+            tracked.record, close_reason=None, close_started_at=None, close_deadline=None, scaled_out=True
+        )
         self._lifecycle.refresh_bracket(tracked, now)
         await context.ledger.commit(
             PutPosition(tracked.record),
@@ -284,7 +283,6 @@ class Closer:
         if state.phase in (closing.Phase.WORKING, closing.Phase.CANCELLING) and state.order_id is not None:
             known = self._context.orders.get(state.order_id)
             if known is not None and not known.is_open and self._context.tally(known.id).qty >= known.filled_qty:
-                self._record_outcome(tracked, known)
                 return closing.OrderSeen(known)
         return closing.Done()
 
@@ -293,7 +291,6 @@ class Closer:
 
     def _seen(self, tracked: Tracked, order: BrokerOrder) -> Observation:
         self._fold(tracked, order, "orders")
-        self._record_outcome(tracked, order)
         return closing.OrderSeen(order)
 
     async def _repair(self, tracked: Tracked) -> None:
@@ -319,8 +316,7 @@ class Closer:
             request=request_data(request),
         )
         tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=request.client_order_id)
-        tracked.intent = intent
-        await context.ledger.commit(PutPosition(tracked.record), PutIntent(intent))
+        await context.ledger.commit(PutPosition(tracked.record), context.put_intent(intent))
         result = await context.broker.submit(request, Priority.EXIT)
         return self._answer(tracked, intent, result)
 
@@ -340,25 +336,14 @@ class Closer:
             status, detail = kept, observation.detail
         else:
             observation, status, detail = None, IntentStatus.UNKNOWN, result.reason
-        tracked.intent = replace(intent, status=status, detail=detail[:500])
         context.ledger.post(
-            PutIntent(tracked.intent),
+            context.put_intent(replace(intent, status=status, detail=detail[:500])),
             AppendEvent(EventType.CLOSE_FAILED, now, {**facts, "outcome": status, "detail": detail}, tracked.record.id),
         )
         context.log.warning(
             "close not confirmed", position=tracked.record.id, outcome=status.value, detail=detail, **_text(facts)
         )
         return observation if observation is not None else closing.SendUnknown(detail)
-
-    def _record_outcome(self, tracked: Tracked, order: BrokerOrder) -> None:
-        """Carry the broker's word on one of our closing orders into its intent."""
-        intent = tracked.intent
-        if intent is None or order.client_order_id != intent.client_order_id:
-            return
-        status = intent_status(order.status)
-        if (status, order.id) != (intent.status, intent.broker_order_id):
-            tracked.intent = replace(intent, status=status, broker_order_id=order.id)
-            self._context.ledger.post(PutIntent(tracked.intent))
 
 
 def refusal(error: BrokerError) -> closing.SendRefused:

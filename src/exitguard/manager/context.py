@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -13,14 +13,16 @@ from exitguard.broker.clock import Clock
 from exitguard.broker.port import Broker
 from exitguard.core.evaluate import venue_takes_orders
 from exitguard.core.instrument import Instrument
-from exitguard.core.orders import BrokerOrder
+from exitguard.core.orders import BrokerOrder, OrderStatus
 from exitguard.core.policy import Policy
 from exitguard.core.position import PositionSide
+from exitguard.core.records import IntentRecord, PutIntent
 from exitguard.core.session import Session, SessionCalendar
 from exitguard.manager.alarms import Alarms
 from exitguard.manager.book import MarkBook
 from exitguard.manager.ledger import Ledger
 from exitguard.manager.options import ManagerOptions
+from exitguard.manager.orders import intent_status
 from exitguard.manager.tracked import Tracked
 
 # Terminal orders are remembered for attribution (bracket leg or stranger?); the oldest are forgotten past this.
@@ -49,6 +51,8 @@ class AccountContext:
     positions: dict[int, Tracked] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
     orders: dict[str, BrokerOrder] = field(default_factory=dict)
+    # Orders of ours without a proven end, by client order id.
+    intents: dict[str, IntentRecord] = field(default_factory=dict)
     next_position_id: int = 1
     account_number: str = ""
     orders_seen_at: datetime | None = None
@@ -100,6 +104,23 @@ class AccountContext:
     def tally(self, order_id: str) -> Tally:
         """The tally of one order, made on first sight."""
         return self.tallies.setdefault(order_id, Tally())
+
+    def put_intent(self, intent: IntentRecord) -> PutIntent:
+        """Remember an intent while the broker may still act on it; returns the operation that records it."""
+        if intent.status.is_live:
+            self.intents[intent.client_order_id] = intent
+        else:
+            self.intents.pop(intent.client_order_id, None)
+        return PutIntent(intent)
+
+    def carry_into_intent(self, order: BrokerOrder) -> None:
+        """Record the broker's word on an order of ours when it says something new."""
+        intent = self.intents.get(order.client_order_id)
+        if intent is None or order.status is OrderStatus.UNRECOGNISED:
+            return
+        status = intent_status(order.status)
+        if (status, order.id) != (intent.status, intent.broker_order_id):
+            self.ledger.post(self.put_intent(replace(intent, status=status, broker_order_id=order.id)))
 
     def know_order(self, order: BrokerOrder) -> None:
         """Remember the newest description of an order and its legs; an older one never replaces a newer one."""

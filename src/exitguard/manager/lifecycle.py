@@ -189,6 +189,7 @@ class Lifecycle:
         context.know_order(order)
         touched: list[Tracked] = []
         for member in order.family():
+            context.carry_into_intent(member)
             tracked = context.on_symbol(member.symbol)
             if tracked is None:
                 continue

@@ -9,10 +9,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from exitguard.broker.port import BrokerError
+from exitguard.broker.port import BrokerError, BrokerIncomplete
 from exitguard.core.instrument import InvalidSymbol, parse_instrument
 from exitguard.core.marks import agree
-from exitguard.core.orders import BrokerPosition, Fill, OrderSide
+from exitguard.core.orders import BrokerOrder, BrokerPosition, Fill, OrderSide
 from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare
 from exitguard.core.records import AppendEvent, CloseReason, EventType, SetAside
@@ -46,7 +46,7 @@ class Reconciler:
         context = self._context
         asked_at = context.clock.now()
         await self._refresh_orders(asked_at)
-        theirs = await context.broker.positions()
+        theirs, whole = await self._positions()
         now = context.clock.now()
         readable = self._readable(theirs, now)
         for tracked in context.positions.values():
@@ -60,7 +60,21 @@ class Reconciler:
             symbol = tracked.record.symbol
             ours[symbol] = ours.get(symbol, Decimal(0)) + tracked.signed_qty
         self.findings = compare(ours, {symbol: position.qty for symbol, position in readable.items()})
+        if not whole:
+            # What is missing from such an answer proves nothing (I11); what is in it may still be adopted.
+            self.findings = [f for f in self.findings if f.kind is not FindingKind.PHANTOM]
         await self._act(readable, now, patient=patient)
+
+    async def _positions(self) -> tuple[list[BrokerPosition], bool]:
+        """The broker's positions, and whether that is all of them: rows that cannot be read do not hide the others."""
+        context = self._context
+        try:
+            positions = await context.broker.positions()
+        except BrokerIncomplete as error:
+            context.alarms.raise_alarm("incomplete", "broker_answer_incomplete", str(error), context.clock.now())
+            return [row for row in error.rows if isinstance(row, BrokerPosition)], False
+        context.alarms.clear("incomplete", context.clock.now())
+        return positions, True
 
     def _readable(self, positions: list[BrokerPosition], now: datetime) -> dict[str, BrokerPosition]:
         """Positions by symbol; one with a symbol that we cannot read is set aside loudly and its neighbours go on."""
@@ -87,7 +101,15 @@ class Reconciler:
     async def _refresh_orders(self, asked_at: datetime) -> None:
         """Fold every open order; look up those that we believe open and the broker no longer lists."""
         context = self._context
-        listed = await context.broker.open_orders()
+        try:
+            listed = await context.broker.open_orders()
+        except BrokerIncomplete as error:
+            # Fold what could be read; an order that is missing here is simply unknown.
+            for order in error.rows:
+                if isinstance(order, BrokerOrder):
+                    self._lifecycle.apply_order(order, None, context.clock.now(), "orders")
+            context.log.error("open orders partly unreadable", reason=str(error))
+            return
         seen = {member.id for order in listed for member in order.family()}
         for order in listed:
             self._lifecycle.apply_order(order, None, context.clock.now(), "orders")

@@ -20,12 +20,11 @@ from exitguard.core.records import (
     IntentPurpose,
     IntentRecord,
     IntentStatus,
-    PutIntent,
     PutPosition,
 )
 from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
-from exitguard.manager.orders import intent_status, request_data
+from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
 from exitguard.store.port import LeaseLost, StoreError
 
@@ -92,22 +91,21 @@ class Restorer:
             position_id=tracked.record.id,
             request=request_data(request),
         )
-        await context.ledger.commit(PutIntent(intent))
+        await context.ledger.commit(context.put_intent(intent))
         result = await context.broker.submit(request, Priority.PROTECT)
         if isinstance(result, Unknown):
             await self._resolve(tracked, intent)
         elif isinstance(result, Accepted):
-            self._accepted(tracked, intent, result)
+            self._accepted(tracked, result)
         else:
             detail = str(result.error)[:500]
-            context.ledger.post(PutIntent(replace(intent, status=IntentStatus.REJECTED, detail=detail)))
+            context.ledger.post(context.put_intent(replace(intent, status=IntentStatus.REJECTED, detail=detail)))
             self._failed(tracked, detail)
 
-    def _accepted(self, tracked: Tracked, intent: IntentRecord, result: Accepted) -> None:
+    def _accepted(self, tracked: Tracked, result: Accepted) -> None:
         context, now, order = self._context, self._context.clock.now(), result.order
         self._lifecycle.apply_order(order, None, now, "orders")
         context.ledger.post(
-            PutIntent(replace(intent, status=intent_status(order.status), broker_order_id=order.id)),
             PutPosition(tracked.record),
             AppendEvent(
                 EventType.BRACKET_RESTORED, now, {"order_id": order.id, "quantity": order.qty}, tracked.record.id
@@ -121,10 +119,12 @@ class Restorer:
             await asyncio.sleep(0.2 * 2**lookup)
             order = await self._context.broker.order_by_client_id(intent.client_order_id)
             if order is not None:
-                self._accepted(tracked, intent, Accepted(order))
+                self._accepted(tracked, Accepted(order))
                 return
         detail = f"not found at the broker after {LOOKUPS} look-ups"
-        self._context.ledger.post(PutIntent(replace(intent, status=IntentStatus.REJECTED, detail=detail)))
+        self._context.ledger.post(
+            self._context.put_intent(replace(intent, status=IntentStatus.REJECTED, detail=detail))
+        )
         self._failed(tracked, detail)
 
     async def _clear(self, tracked: Tracked) -> bool:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from exitguard.core.evaluate import Bracket, Watched
 from exitguard.core.policy import Policy
 from exitguard.core.position import Holding
-from exitguard.core.records import CloseReason, IntentRecord, PositionRecord, PositionStatus, Protection
+from exitguard.core.records import CloseReason, PositionRecord, PositionStatus, Protection
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +37,6 @@ class Tracked:
     trigger_price: Decimal | None = None
     trigger_at: datetime | None = None
     last_event_percent: Decimal | None = None
-    intent: IntentRecord | None = None
     closer: asyncio.Task[None] | None = None
     restorer: asyncio.Task[None] | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
