@@ -102,7 +102,7 @@ class JournaledStore:
     async def commit(self, batch: Batch) -> None:
         """Make a batch durable: in the database, else in the journal.
 
-        Raises StoreRejected and LeaseLost from the database, JournalError when neither could take it.
+        Raises StoreRejected and LeaseLost from the database, StoreUnavailable when neither could take it.
         """
         if batch.account_name != self.account_name:
             raise StoreRejected(f"a batch of account {batch.account_name} was offered to {self.account_name} (F25)")
@@ -123,7 +123,10 @@ class JournaledStore:
                     )
                 else:
                     return
-            await self._append(_Waiting(batch, operations))
+            try:
+                await self._append(_Waiting(batch, operations))
+            except JournalError as error:
+                raise StoreUnavailable(f"the database is away, and so is the journal: {error}") from error
         self._start_draining()
 
     async def _append(self, waiting: _Waiting) -> None:

@@ -1,6 +1,7 @@
 """A ledger that goes on while the database is gone."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -246,6 +247,25 @@ async def test_f25_another_accounts_batch_does_not_even_reach_the_journal(store:
     with pytest.raises(StoreRejected, match="F25"):
         await store.commit(batch("tiny", 1, event()))
     assert store.pending == 0
+
+
+async def test_without_database_and_without_space_a_commit_says_so_and_goes_on_when_one_is_back(
+    store: JournaledStore, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = await store.acquire_lease("me", MINUTE)
+    wire.cut = True
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    bulky = [event(text="x" * 60_000)]
+    await store.commit(batch("large", lease.epoch, *bulky))
+    with pytest.raises(StoreUnavailable, match="database is away, and so is the journal"):
+        await store.commit(batch("large", lease.epoch, *bulky))
+    wire.cut = False
+    await until(lambda: not store.degraded)
+    await store.commit(batch("large", lease.epoch, held(1)))
 
 
 async def test_two_stores_cannot_share_a_journal(store: JournaledStore, tmp_path: Path) -> None:

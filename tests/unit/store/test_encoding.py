@@ -120,8 +120,8 @@ anything = st.recursive(
         st.tuples(inner),
         st.builds(Node, st.text(), inner),
         st.dictionaries(
-            st.one_of(st.text(), st.integers(), st.none(), st.booleans(), st.dates(), st.uuids(), st.decimals(allow_nan=False),
-                      st.binary(max_size=3), st.just(Colour.RED)),
+            st.one_of(st.text(), st.integers(), st.none(), st.booleans(), st.dates(), st.uuids(),
+                      st.decimals(allow_nan=False), st.binary(max_size=3), st.just(Colour.RED)),
             inner, max_size=3,
         ),
         st.frozensets(st.integers() | st.text(max_size=3), max_size=3),

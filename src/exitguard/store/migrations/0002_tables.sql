@@ -233,7 +233,8 @@ CREATE TABLE event_heads (
 
 CREATE TABLE position_events (
     id bigint GENERATED ALWAYS AS IDENTITY,
-    account_name exitguard.account_name NOT NULL REFERENCES accounts,
+    -- The account exists: its head does, which is locked before an event is written. One check less on every commit.
+    account_name exitguard.account_name NOT NULL,
     seq bigint NOT NULL CHECK (seq > 0),
     event_type text NOT NULL CHECK (
         event_type IN (
@@ -251,7 +252,6 @@ CREATE TABLE position_events (
     previous_hash text NOT NULL CHECK (length(previous_hash) = 64),
     hash text NOT NULL CHECK (length(hash) = 64),
     PRIMARY KEY (account_name, seq),
-    UNIQUE (id),
     CONSTRAINT position_events_account CHECK (event_data ->> 'account_name' = account_name)
 );
 CREATE INDEX position_events_recent ON position_events (created_at DESC);
@@ -380,7 +380,8 @@ CREATE TABLE set_aside (
 );
 
 CREATE TABLE applied_batches (
-    account_name exitguard.account_name NOT NULL REFERENCES accounts,
+    -- The account exists: the lease does, which is checked before a batch is written.
+    account_name exitguard.account_name NOT NULL,
     batch_id uuid NOT NULL,
     epoch bigint NOT NULL,
     component exitguard.label NOT NULL,

@@ -27,8 +27,11 @@ CREATE FUNCTION exitguard.broken_event(p_account text) RETURNS bigint LANGUAGE s
     SELECT min(seq) FROM broken
 $$;
 
+-- The parts of apply_batch, one for each operation. They run with its search path and its rights; plpgsql, because only
+-- there the plans are kept for the next call on every supported server.
+
 CREATE FUNCTION exitguard.put_position(p_row jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO active_positions AS t (
         account_name, id, uid, execution_id, symbol, ticker, option_symbol, instrument_type, strategy_type, side,
@@ -79,7 +82,8 @@ END
 $$;
 
 CREATE FUNCTION exitguard.put_execution(p_row jsonb) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO dispatch_executions (
         account_name, execution_id, recommendation_id, symbol, ticker, option_symbol, instrument_type, strategy_type,
         action, side, qty, execution_mode, status, client_order_id, simulated_ts, stop_loss, take_profit,
@@ -100,11 +104,13 @@ LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
         max_hold_minutes = EXCLUDED.max_hold_minutes, broker_order_id = EXCLUDED.broker_order_id,
         stop_order_id = EXCLUDED.stop_order_id, target_order_id = EXCLUDED.target_order_id,
         filled_qty = EXCLUDED.filled_qty, avg_fill_price = EXCLUDED.avg_fill_price, executed_at = EXCLUDED.executed_at,
-        reason = EXCLUDED.reason, features = EXCLUDED.features, updated_at = clock_timestamp()
+        reason = EXCLUDED.reason, features = EXCLUDED.features, updated_at = clock_timestamp();
+END
 $$;
 
 CREATE FUNCTION exitguard.put_intent(p_row jsonb) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO order_intents (
         account_name, client_order_id, purpose, symbol, side, qty, status, attempt, created_at, position_id,
         execution_id, broker_order_id, request, detail
@@ -117,22 +123,26 @@ LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
         status = EXCLUDED.status, attempt = EXCLUDED.attempt, created_at = EXCLUDED.created_at,
         position_id = EXCLUDED.position_id, execution_id = EXCLUDED.execution_id,
         broker_order_id = EXCLUDED.broker_order_id, request = EXCLUDED.request, detail = EXCLUDED.detail,
-        updated_at = clock_timestamp()
+        updated_at = clock_timestamp();
+END
 $$;
 
 CREATE FUNCTION exitguard.put_fill(p_account text, p_op jsonb) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO position_fills (
         account_name, execution_id, position_id, order_id, client_order_id, symbol, side, qty, price, at, source
     )
     SELECT p_account, r.execution_id, (p_op ->> 'position_id')::bigint, r.order_id, r.client_order_id, r.symbol, r.side,
         r.qty, r.price, r.at, p_op ->> 'source'
     FROM jsonb_populate_record(NULL::position_fills, p_op -> 'fill') r
-    ON CONFLICT (account_name, execution_id) DO NOTHING
+    ON CONFLICT (account_name, execution_id) DO NOTHING;
+END
 $$;
 
 CREATE FUNCTION exitguard.put_history(p_row jsonb) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO position_history (
         account_name, position_id, execution_id, symbol, ticker, option_symbol, instrument_type, strategy_type, side,
         quantity, multiplier, entry_price, exit_price, entry_time, closed_at, realised_pnl, realised_pnl_percent,
@@ -143,11 +153,12 @@ LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
         r.strategy_type, r.side, r.quantity, r.multiplier, r.entry_price, r.exit_price, r.entry_time, r.closed_at,
         r.realised_pnl, r.realised_pnl_percent, r.outcome, r.close_reason, r.hold_minutes, r.best_price, r.worst_price,
         r.trigger_price, r.trigger_at, r.build, r.policy_hash, r.features
-    FROM jsonb_populate_record(NULL::position_history, p_row) r
+    FROM jsonb_populate_record(NULL::position_history, p_row) r;
+END
 $$;
 
 CREATE FUNCTION exitguard.set_recommendation(p_account text, p_op jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE dispatch_recommendations SET status = p_op ->> 'status', reason = left(p_op ->> 'reason', 8000),
         updated_at = (p_op ->> 'at')::timestamptz
@@ -159,17 +170,19 @@ END
 $$;
 
 CREATE FUNCTION exitguard.raise_alarm(p_account text, p_op jsonb) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO alarms AS a (account_name, key, kind, message, position_id, details, raised_at, refreshed_at)
     VALUES (p_account, p_op ->> 'key', p_op ->> 'kind', left(p_op ->> 'message', 8000),
         (p_op ->> 'position_id')::bigint, p_op -> 'details', (p_op ->> 'at')::timestamptz, (p_op ->> 'at')::timestamptz)
     ON CONFLICT (account_name, key) WHERE cleared_at IS NULL DO UPDATE SET kind = EXCLUDED.kind,
         message = EXCLUDED.message, position_id = EXCLUDED.position_id, details = EXCLUDED.details,
-        refreshed_at = EXCLUDED.refreshed_at, times = a.times + 1
+        refreshed_at = EXCLUDED.refreshed_at, times = a.times + 1;
+END
 $$;
 
 CREATE FUNCTION exitguard.finish_command(p_account text, p_op jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     -- The first answer stands; a second one for the same request changes nothing.
     UPDATE commands SET ok = coalesce(ok, (p_op ->> 'ok')::boolean), result = coalesce(result, left(p_op ->> 'result', 8000)),
@@ -216,9 +229,13 @@ BEGIN
                 PERFORM exitguard.put_position(v_op -> 'row');
             WHEN 'append_event' THEN
                 IF v_seq IS NULL THEN
-                    INSERT INTO event_heads (account_name, seq, hash) VALUES (p_account, 0, repeat('0', 64))
-                        ON CONFLICT DO NOTHING;
                     SELECT seq, hash INTO v_seq, v_hash FROM event_heads WHERE account_name = p_account FOR UPDATE;
+                    IF NOT FOUND THEN
+                        -- The first event of the account; two components may be writing it at the same time.
+                        INSERT INTO event_heads (account_name, seq, hash) VALUES (p_account, 0, repeat('0', 64))
+                            ON CONFLICT DO NOTHING;
+                        SELECT seq, hash INTO v_seq, v_hash FROM event_heads WHERE account_name = p_account FOR UPDATE;
+                    END IF;
                 END IF;
                 v_seq := v_seq + 1;
                 v_previous := v_hash;
