@@ -18,7 +18,7 @@ DATABASE = "exitguard_demo"
 _MARK = "exitguard demo accounts: "
 # Objects that the migrations put into the public schema; nothing else of a foreign database is ever touched.
 _OURS = """
-SELECT format('DROP %s IF EXISTS public.%I CASCADE', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, relname)
+SELECT format('DROP %%s IF EXISTS public.%%I CASCADE', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, relname)
     AS statement
 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v') AND relname IN (
     'accounts', 'leases', 'heartbeats', 'policies', 'dispatch_recommendations', 'dispatch_executions',
