@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import date, datetime
 from decimal import Decimal
 
 from exitguard.core.instrument import Instrument, parse_instrument
 from exitguard.core.quote import Quote
 from exitguard.core.session import Session, SessionCalendar
-from exitguard.paper.market.option_model import OptionModel, OptionValue, UnderlyingState
+from exitguard.paper.market.option_model import ModelContract, OptionModel, OptionValue, UnderlyingState
 
 # Half-lives of the two averages of the underlying's moves whose ratio is the market's stress, in seconds.
 _FAST_HALF_LIFE = 60.0
@@ -45,6 +46,12 @@ class _Underlying:
         return UnderlyingState(self.spot, self.volatility, stress)
 
 
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    expiry: date
+    contract: ModelContract
+
+
 class OptionBoard:
     """Option quotes over the stocks of the market.
 
@@ -57,7 +64,7 @@ class OptionBoard:
         self._model = model
         self._volatilities = volatilities
         self._underlyings: dict[str, _Underlying] = {}
-        self._followed: dict[str, dict[str, Instrument]] = {}
+        self._followed: dict[str, dict[str, _Followed]] = {}
         self._session: Session | None = None
         self._session_until: datetime | None = None
 
@@ -79,7 +86,8 @@ class OptionBoard:
         contracts = self._followed.setdefault(contract.underlying, {})
         if symbol in contracts:
             return False
-        contracts[symbol] = contract
+        assert contract.expiry is not None, symbol
+        contracts[symbol] = _Followed(contract.expiry, self._model.contract(contract))
         return True
 
     def followed(self) -> set[str]:
@@ -88,6 +96,7 @@ class OptionBoard:
 
     def unfollow(self, symbols: Iterable[str]) -> None:
         """Stop following contracts."""
+        self._model.forget_contracts()
         for symbol in symbols:
             underlying = parse_instrument(symbol).underlying
             contracts = self._followed.get(underlying, {})
@@ -107,9 +116,8 @@ class OptionBoard:
             if not contracts:
                 continue
             state = self._underlyings[underlying].state()
-            for contract in contracts.values():
-                if not self._expired(contract, session):
-                    quotes.append(self._model.quote(contract, state, at, edge))
+            live = [one.contract for one in contracts.values() if one.expiry >= session.day]
+            quotes.extend(self._model.quotes(live, state, at, edge))
         return quotes
 
     def price(self, symbol: str, now: datetime) -> Quote | None:

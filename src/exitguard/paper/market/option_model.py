@@ -10,10 +10,10 @@ in standard deviations, clamped to three; atm(T) = base * (1 + front * exp(-T / 
 
 import math
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache
 
 from exitguard.core.instrument import Instrument, InstrumentType
 from exitguard.core.quote import Quote
@@ -23,6 +23,7 @@ from exitguard.paper.market.ticks import cents
 _SECONDS_A_YEAR = 365.0 * 86400.0
 # No option is worth less time than this: keeps the formulas finite on the last second.
 _SHORTEST_YEARS = 60.0 / _SECONDS_A_YEAR
+_ONE_DAY_YEARS = 1.0 / 365.0
 _SQRT_TWO = math.sqrt(2.0)
 _SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
 # Contracts that tick 0.01 at every price (penny program); the others tick 0.05 from 3 dollars up.
@@ -70,14 +71,30 @@ class UnderlyingState:
     stress: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class ModelContract:
+    """A contract as the model needs it: strike in dollars, expiry in Unix time, tick from 3 dollars up in cents."""
+
+    symbol: str
+    is_call: bool
+    strike: float
+    expires_at: float
+    large_tick: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What all contracts of one underlying and expiry share at one moment."""
+
+    years: float
+    root: float
+    atm: float
+    discount: float
+
+
 def _normal_cdf(x: float) -> float:
     return 0.5 * (1.0 + math.erf(x / _SQRT_TWO))
-
-
-@lru_cache(maxsize=65536)
-def _depth_of(symbol: str) -> int:
-    """A contract's own depth, from its name: the same in every run."""
-    return 5 + zlib.crc32(symbol.encode()) % 60
 
 
 class OptionModel:
@@ -86,96 +103,128 @@ class OptionModel:
     def __init__(self, calendar: SessionCalendar, settings: OptionModelSettings | None = None) -> None:
         self._calendar = calendar
         self._settings = settings or OptionModelSettings()
-        self._expiry_moments: dict[date, float] = {}
+        self._contracts: dict[str, ModelContract] = {}
 
-    def years_left(self, contract: Instrument, at: datetime) -> float:
+    def contract(self, instrument: Instrument) -> ModelContract:
+        """The model's view of an option; an expiry without a session ends with the session before it."""
+        known = self._contracts.get(instrument.symbol)
+        if known is not None:
+            return known
+        assert instrument.expiry is not None, instrument.symbol
+        assert instrument.strike is not None, instrument.symbol
+        beyond = instrument.expiry > self._calendar.last_day
+        session = make_session(instrument.expiry) if beyond else self._calendar.session_on_or_before(instrument.expiry)
+        made = ModelContract(
+            symbol=instrument.symbol,
+            is_call=instrument.type is InstrumentType.CALL,
+            strike=float(instrument.strike),
+            expires_at=session.close.timestamp(),
+            large_tick=1 if instrument.underlying in _PENNY_EVERYWHERE else 5,
+            # A contract's own depth, from its name: the same in every run.
+            depth=5 + zlib.crc32(instrument.symbol.encode()) % 60,
+        )
+        self._contracts[instrument.symbol] = made
+        return made
+
+    def forget_contracts(self) -> None:
+        """Drop what was kept of contracts, so that expired ones do not pile up."""
+        self._contracts.clear()
+
+    def years_left(self, instrument: Instrument, at: datetime) -> float:
         """Years to the close of the expiry's session, at least a minute."""
-        return max(_SHORTEST_YEARS, (self._expires_at(contract) - at.timestamp()) / _SECONDS_A_YEAR)
+        return _years(self.contract(instrument), at.timestamp())
 
-    def volatility(self, contract: Instrument, state: UnderlyingState, years: float) -> float:
-        """Implied volatility of a contract."""
-        shape = self._settings
-        atm = state.volatility * (1.0 + shape.front * math.exp(-years / 0.05))
-        x = math.log(_strike(contract) / state.spot) / (atm * math.sqrt(years))
-        x = max(-3.0, min(3.0, x))
-        return min(5.0, max(0.03, atm * (1.0 + shape.skew * x + shape.smile * x * x)))
+    def volatility(self, instrument: Instrument, state: UnderlyingState, years: float) -> float:
+        """Implied volatility of a contract with `years` to live."""
+        return self._volatility(self.contract(instrument), state.spot, self._terms(years, state))
 
-    def fair(self, contract: Instrument, state: UnderlyingState, at: datetime) -> float:
+    def fair(self, instrument: Instrument, state: UnderlyingState, at: datetime) -> float:
         """Fair value, dollars a share; never below what exercising now would give."""
-        years = self.years_left(contract, at)
-        price, _, _ = self._price(contract, state, years)
+        terms = self._terms(self.years_left(instrument, at), state)
+        price, _, _ = self._price(self.contract(instrument), state.spot, terms)
         return price
 
-    def _price(self, contract: Instrument, state: UnderlyingState, years: float) -> tuple[float, float, float]:
-        """Fair value, d1 and volatility."""
-        spot, strike = state.spot, _strike(contract)
-        sigma = self.volatility(contract, state, years)
-        width = sigma * math.sqrt(years)
-        d1 = (math.log(spot / strike) + (self._settings.rate + 0.5 * sigma * sigma) * years) / width
-        discounted = strike * math.exp(-self._settings.rate * years)
-        call = spot * _normal_cdf(d1) - discounted * _normal_cdf(d1 - width)
-        if contract.type is InstrumentType.CALL:
-            return max(call, spot - strike, 0.0), d1, sigma
-        return max(call - spot + discounted, strike - spot, 0.0), d1, sigma
-
-    def value(self, contract: Instrument, state: UnderlyingState, at: datetime) -> OptionValue:
+    def value(self, instrument: Instrument, state: UnderlyingState, at: datetime) -> OptionValue:
         """Fair value with greeks."""
-        years = self.years_left(contract, at)
-        price, d1, sigma = self._price(contract, state, years)
-        root = math.sqrt(years)
-        d2 = d1 - sigma * root
+        contract = self.contract(instrument)
+        terms = self._terms(_years(contract, at.timestamp()), state)
+        price, d1, sigma = self._price(contract, state.spot, terms)
+        d2 = d1 - sigma * terms.root
         density = math.exp(-0.5 * d1 * d1) / _SQRT_TWO_PI
         rate = self._settings.rate
-        discounted = _strike(contract) * math.exp(-rate * years)
-        sign = 1.0 if contract.type is InstrumentType.CALL else -1.0
-        decay = -state.spot * density * sigma / (2.0 * root) - sign * rate * discounted * _normal_cdf(sign * d2)
+        discounted = contract.strike * terms.discount
+        sign = 1.0 if contract.is_call else -1.0
+        decay = -state.spot * density * sigma / (2.0 * terms.root) - sign * rate * discounted * _normal_cdf(sign * d2)
         return OptionValue(
             price=price,
             volatility=sigma,
-            delta=_normal_cdf(d1) if sign > 0 else _normal_cdf(d1) - 1.0,
-            gamma=density / (state.spot * sigma * root),
+            delta=_normal_cdf(d1) if contract.is_call else _normal_cdf(d1) - 1.0,
+            gamma=density / (state.spot * sigma * terms.root),
             theta=decay / 365.0,
-            vega=state.spot * density * root / 100.0,
-            rho=sign * discounted * years * _normal_cdf(sign * d2) / 100.0,
+            vega=state.spot * density * terms.root / 100.0,
+            rho=sign * discounted * terms.years * _normal_cdf(sign * d2) / 100.0,
         )
 
-    def quote(self, contract: Instrument, state: UnderlyingState, at: datetime, edge: float) -> Quote:
+    def quote(self, instrument: Instrument, state: UnderlyingState, at: datetime, edge: float) -> Quote:
         """Bid and ask at `at`; `edge` from 0 (middle of the day) to 1 (opening or closing minute)."""
-        shape = self._settings
-        years = self.years_left(contract, at)
-        fair, d1, _ = self._price(contract, state, years)
-        spread = shape.spread_floor + shape.spread_fraction * fair
-        if years < 1.0 / 365.0:
-            spread *= shape.expiry_day_widening
-        spread *= 1.0 + (shape.edge_of_day_widening - 1.0) * edge
+        (made,) = self.quotes([self.contract(instrument)], state, at, edge)
+        return made
+
+    def quotes(
+        self, contracts: Iterable[ModelContract], state: UnderlyingState, at: datetime, edge: float
+    ) -> list[Quote]:
+        """Bids and asks of contracts of one underlying: this is what runs for each of its quotes."""
+        shape, now, spot = self._settings, at.timestamp(), state.spot
         stress = max(0.0, state.stress - 1.5)
-        spread *= 1.0 + (shape.fast_market_widening - 1.0) * (1.0 - math.exp(-0.5 * stress))
-        bid, ask = _on_ticks(fair, spread, contract, shape.zero_bid_below)
+        widening = 1.0 + (shape.edge_of_day_widening - 1.0) * edge
+        widening *= 1.0 + (shape.fast_market_widening - 1.0) * (1.0 - math.exp(-0.5 * stress))
         # Depth thins in the wings, near the edges of the day and in fast markets.
-        depth = _depth_of(contract.symbol) / ((1.0 + abs(d1)) * (1.0 + edge) * (1.0 + stress))
-        size = max(1, int(depth))
-        return Quote(contract.symbol, bid, ask, at, size if bid else 0, size)
+        thinning = (1.0 + edge) * (1.0 + stress)
+        shared: dict[float, _Terms] = {}
+        made = []
+        for contract in contracts:
+            terms = shared.get(contract.expires_at)
+            if terms is None:
+                terms = shared[contract.expires_at] = self._terms(_years(contract, now), state)
+            fair, d1, _ = self._price(contract, spot, terms)
+            spread = (shape.spread_floor + shape.spread_fraction * fair) * widening
+            if terms.years < _ONE_DAY_YEARS:
+                spread *= shape.expiry_day_widening
+            bid, ask = _on_ticks(fair, spread, contract.large_tick, shape.zero_bid_below)
+            size = int(contract.depth / ((1.0 + abs(d1)) * thinning)) or 1
+            made.append(Quote(contract.symbol, bid, ask, at, size if bid else 0, size))
+        return made
 
-    def _expires_at(self, contract: Instrument) -> float:
-        assert contract.expiry is not None, contract.symbol
-        moment = self._expiry_moments.get(contract.expiry)
-        if moment is None:
-            beyond = contract.expiry > self._calendar.last_day
-            session = make_session(contract.expiry) if beyond else self._calendar.session_on_or_before(contract.expiry)
-            moment = session.close.timestamp()
-            self._expiry_moments[contract.expiry] = moment
-        return moment
+    def _terms(self, years: float, state: UnderlyingState) -> _Terms:
+        atm = state.volatility * (1.0 + self._settings.front * math.exp(-years / 0.05))
+        return _Terms(years, math.sqrt(years), atm, math.exp(-self._settings.rate * years))
+
+    def _volatility(self, contract: ModelContract, spot: float, terms: _Terms) -> float:
+        x = math.log(contract.strike / spot) / (terms.atm * terms.root)
+        x = 3.0 if x > 3.0 else -3.0 if x < -3.0 else x
+        sigma = terms.atm * (1.0 + self._settings.skew * x + self._settings.smile * x * x)
+        return 5.0 if sigma > 5.0 else 0.03 if sigma < 0.03 else sigma
+
+    def _price(self, contract: ModelContract, spot: float, terms: _Terms) -> tuple[float, float, float]:
+        """Fair value, d1 and volatility."""
+        strike = contract.strike
+        sigma = self._volatility(contract, spot, terms)
+        width = sigma * terms.root
+        d1 = (math.log(spot / strike) + (self._settings.rate + 0.5 * sigma * sigma) * terms.years) / width
+        discounted = strike * terms.discount
+        call = spot * _normal_cdf(d1) - discounted * _normal_cdf(d1 - width)
+        if contract.is_call:
+            return max(call, spot - strike, 0.0), d1, sigma
+        return max(call - spot + discounted, strike - spot, 0.0), d1, sigma
 
 
-@lru_cache(maxsize=65536)
-def _strike(contract: Instrument) -> float:
-    assert contract.strike is not None, contract.symbol
-    return float(contract.strike)
+def _years(contract: ModelContract, now: float) -> float:
+    return max(_SHORTEST_YEARS, (contract.expires_at - now) / _SECONDS_A_YEAR)
 
 
-def _on_ticks(fair: float, spread: float, contract: Instrument, zero_bid_below: float) -> tuple[Decimal, Decimal]:
+def _on_ticks(fair: float, spread: float, large_tick: int, zero_bid_below: float) -> tuple[Decimal, Decimal]:
     """Bid rounded down and ask rounded up to the contract's tick; a bid of 0 where it is all but worthless."""
-    tick = 1 if fair < 3.0 or contract.underlying in _PENNY_EVERYWHERE else 5
+    tick = 1 if fair < 3.0 else large_tick
     half = spread * 50.0
     middle = fair * 100.0
     ask = max(tick, math.ceil((middle + half) / tick - 1e-9) * tick)
