@@ -69,14 +69,14 @@ def _announce(settings: Settings, accounts: tuple[AccountSettings, ...], once: b
         schema_version=build_info().schema_version,
     )
     for account in accounts:
-        policy = settings.policy_of(account)
-        log.info(
-            "Effective policy",
-            account=account.name,
-            policy=policy.name,
-            policy_hash=policy_hash(policy),
-            numbers=policy_body(policy),
-        )
+        for policy in settings.policies_of(account):
+            log.info(
+                "Effective policy",
+                account=account.name,
+                policy=policy.name,
+                policy_hash=policy_hash(policy),
+                numbers=policy_body(policy),
+            )
 
 
 async def _serve(settings: Settings, accounts: tuple[AccountSettings, ...], once: bool) -> int:

@@ -117,7 +117,6 @@ class AccountUnit:
         self._url = url
         self._fleet = fleet
         self._once = once
-        self._policy = settings.policy_of(account)
         self._build = build_info().label
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._log: Any = structlog.get_logger().bind(account=account.name, build=self._build)
@@ -242,7 +241,8 @@ class AccountUnit:
     async def _save_policy(self) -> None:
         store = await PgAccountStore.connect(self._url, self.name)
         try:
-            await store.save_policy(policy_hash(self._policy), self._policy.name, policy_body(self._policy))
+            for policy in self._settings.policies_of(self._account):
+                await store.save_policy(policy_hash(policy), policy.name, policy_body(policy))
         finally:
             await store.close()
 
@@ -260,8 +260,8 @@ class AccountUnit:
         await watched.wait()
         self._fleet.enter(self.name, State.RUNNING)
 
-    def _select_policy(self, _strategy: str, _instrument: Instrument) -> Policy:
-        return self._policy
+    def _select_policy(self, strategy: str, instrument: Instrument) -> Policy:
+        return self._settings.select_policy(self._account, strategy, instrument)
 
     def _manager_options(self) -> ManagerOptions:
         return ManagerOptions(
@@ -271,7 +271,7 @@ class AccountUnit:
             select_policy=self._select_policy,
             holder=self._holder,
             build=self._build,
-            policy_hash=policy_hash(self._policy),
+            policy_hash=self._settings.policies_hash(self._account),
             config_hash=self._settings.config_hash,
             expected_account_number=self._account.account_number,
             once=self._once,
@@ -321,7 +321,7 @@ class AccountUnit:
             select_policy=self._select_policy,
             holder=self._holder,
             build=self._build,
-            policy_hash=policy_hash(self._policy),
+            policy_hash=self._settings.policies_hash(self._account),
             config_hash=self._settings.config_hash,
             lease_ttl=timedelta(seconds=15),
         )

@@ -228,9 +228,13 @@ def _relations(accounts: Mapping[str, AccountSettings], policies: set[str], wher
     keys: dict[str, str] = {}
     numbers: dict[str, str] = {}
     for name, account in accounts.items():
-        if account.policy not in policies:
-            expected = f"one of the policies: {', '.join(sorted(policies))}"
-            problems.append(Problem(where, f"accounts.{name}.policy", show(account.policy), expected))
+        named = {"policy": account.policy} | {f"policy_for.{key}": found for key, found in account.policy_for.items()}
+        expected = f"one of the policies: {', '.join(sorted(policies))}"
+        problems += [
+            Problem(where, f"accounts.{name}.{key}", show(found), expected)
+            for key, found in named.items()
+            if found not in policies
+        ]
         if (other := keys.setdefault(account.key, name)) != name:
             expected = f"a key of its own (accounts.{other} has this one)"
             problems.append(Problem(where, f"accounts.{name}.key", show(account.key), expected))

@@ -4,6 +4,7 @@ Shape of `exitguard.toml`. Every class forbids unknown keys. Numbers are exact d
 converted by guess (F10, F73, F84).
 """
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -16,7 +17,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from exitguard.config.errors import ConfigError, Problem
 from exitguard.config.secrets import REFERENCE_FORMS, is_reference
-from exitguard.core.policy import Policy
+from exitguard.core.instrument import Instrument
+from exitguard.core.policy import Policy, policy_hash
 
 ACCOUNT_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _DATABASE_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -154,6 +156,7 @@ class AccountSettings(Frozen):
     secret: SecretReference
     account_number: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     policy: str = "default"
+    policy_for: dict[Annotated[str, Field(min_length=1, max_length=80)], str] = Field(default_factory=dict)
     clock: Literal["real", "stepped"] = "real"
     requests_per_minute: Annotated[int, Field(ge=10, le=100_000)] = 200
     risk: RiskSettings | None = None
@@ -208,7 +211,25 @@ class Settings:
         return self.accounts[name]
 
     def policy_of(self, account: AccountSettings) -> Policy:
-        """The policy that an account trades by."""
+        """The policy that an account trades by where `policy_for` does not say otherwise."""
+        return self.policies[account.policy]
+
+    def policies_of(self, account: AccountSettings) -> tuple[Policy, ...]:
+        """Every policy that some position of an account may be under, the account's own first."""
+        names = dict.fromkeys([account.policy, *account.policy_for.values()])
+        return tuple(self.policies[name] for name in names)
+
+    def policies_hash(self, account: AccountSettings) -> str:
+        """Twelve hex digits that change with any number that may decide an exit of this account."""
+        hashes = sorted(policy_hash(policy) for policy in self.policies_of(account))
+        return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:12]
+
+    def select_policy(self, account: AccountSettings, strategy: str, instrument: Instrument) -> Policy:
+        """The policy of one position. The most specific of `policy_for` wins: strategy/kind, strategy, kind."""
+        kind = "option" if instrument.is_option else "stock"
+        for key in (f"{strategy}/{kind}", strategy, kind):
+            if key in account.policy_for:
+                return self.policies[account.policy_for[key]]
         return self.policies[account.policy]
 
     @property

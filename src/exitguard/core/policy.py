@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import time, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -303,6 +304,7 @@ def policy_body(policy: Policy) -> dict[str, Any]:
     return body
 
 
+@lru_cache(maxsize=256)
 def policy_hash(policy: Policy) -> str:
     """Twelve hex digits that change with any number of the policy."""
     text = json.dumps(policy_body(policy), sort_keys=True)

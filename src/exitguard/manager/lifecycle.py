@@ -9,6 +9,7 @@ from exitguard.core.bracket import STOP_TYPES, view_bracket
 from exitguard.core.evaluate import Bracket
 from exitguard.core.instrument import Instrument, parse_instrument
 from exitguard.core.orders import BrokerOrder, Fill
+from exitguard.core.policy import policy_hash
 from exitguard.core.position import Holding, PositionSide, apply_fill, pnl
 from exitguard.core.reconcile import Finding
 from exitguard.core.records import (
@@ -145,11 +146,10 @@ class Lifecycle:
             worst_price=holding.entry_price,
             adopted=execution is None,
             features=execution.features if execution else {},
-            created_at=now,
         )
         tracked = Tracked(record, holding, policy, context.expiry_moment(instrument))
         context.add(tracked)
-        self.refresh_bracket(tracked, now)
+        self.refresh_bracket(tracked, now, announce=False)
         data: dict[str, object] = {
             "symbol": instrument.symbol,
             "instrument_type": instrument.type,
@@ -274,7 +274,7 @@ class Lifecycle:
             return CloseReason.EXTERNAL_CLOSE
         return CloseReason.BRACKET_STOP if order.type in STOP_TYPES else CloseReason.BRACKET_TARGET
 
-    def refresh_bracket(self, tracked: Tracked, now: datetime) -> None:
+    def refresh_bracket(self, tracked: Tracked, now: datetime, *, announce: bool = True) -> None:
         """Look at the resting orders again, and start or stop the clock of a missing bracket."""
         context, record = self._context, tracked.record
         if not tracked.policy.missing_bracket:
@@ -298,7 +298,7 @@ class Lifecycle:
             tracked.bracket_missing_since = None
         elif tracked.bracket_missing_since is None and context.can_trade(instrument, now, tracked.policy):
             tracked.bracket_missing_since = now
-        if before is not view.state and record.created_at != now:
+        if before is not view.state and announce:
             context.ledger.post(
                 PutPosition(tracked.record),
                 AppendEvent(
@@ -402,6 +402,6 @@ class Lifecycle:
             trigger_price=tracked.trigger_price,
             trigger_at=tracked.trigger_at,
             build=options.build,
-            policy_hash=options.policy_hash,
+            policy_hash=policy_hash(tracked.policy),
             features=record.features,
         )

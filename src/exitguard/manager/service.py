@@ -10,6 +10,7 @@ import structlog
 from exitguard.broker.clock import Clock, RealClock
 from exitguard.broker.port import (
     Broker,
+    BrokerError,
     BrokerRateLimited,
     BrokerUnauthorised,
     BrokerUnavailable,
@@ -33,6 +34,7 @@ STOP_WAIT_SECONDS = 3.0
 CALENDAR_BACK = timedelta(days=14)
 CALENDAR_AHEAD = timedelta(days=90)
 STREAM_READY_SECONDS = 10.0
+CALENDAR_HOURS = 6
 
 
 async def run_manager(
@@ -151,6 +153,7 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
                 tasks.create_task(manager.follow_sweeps(), name="sweeps"),
                 tasks.create_task(manager.follow_commands(), name="requests"),
                 tasks.create_task(_follow_skew(context), name="clock skew"),
+                tasks.create_task(_follow_calendar(context), name="calendar"),
             ]
             await stop.wait()
             context.log.info("stopping: closes that do not end in time are resumed at the next start")
@@ -178,6 +181,16 @@ async def _renew(context: AccountContext, lease: Lease) -> None:
     while True:
         await asyncio.sleep(context.options.lease_ttl.total_seconds() / 3)
         lease = await context.ledger.store.renew_lease(lease, context.options.lease_ttl)
+
+
+async def _follow_calendar(context: AccountContext) -> None:
+    """Read the broker's calendar again a few times a day: a closure announced this morning must count today."""
+    while True:
+        await context.clock.sleep(CALENDAR_HOURS * 3600)
+        try:
+            context.calendar = await _calendar(context.broker, context.clock)
+        except BrokerError as error:
+            context.log.warning("calendar not refreshed, the last one stays in force", reason=str(error))
 
 
 async def _follow_skew(context: AccountContext) -> None:
