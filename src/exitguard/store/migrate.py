@@ -27,6 +27,8 @@ _FILE_NAME = re.compile(r"^(?P<version>[0-9]{4})_(?P<name>[a-z0-9_]+)\.sql$")
 # Any constant will do: it keeps concurrent starts of this program apart within one database.
 _LOCK_KEY = 7_273_160_001
 _CONNECT_TIMEOUT = 10
+# Views that respect the reader's row-level security came with this version.
+OLDEST_SERVER = 15
 
 
 class MigrationFailed(StoreError):
@@ -111,6 +113,7 @@ def migrate(url: str, migrations: tuple[Migration, ...] | None = None) -> Migrat
     )
     try:
         with engine.connect() as connection:
+            _require_server(connection)
             connection.exec_driver_sql(f"SELECT pg_advisory_lock({_LOCK_KEY})")
             connection.exec_driver_sql("CREATE SCHEMA IF NOT EXISTS exitguard")
             connection.commit()
@@ -126,6 +129,12 @@ def migrate(url: str, migrations: tuple[Migration, ...] | None = None) -> Migrat
 async def migrate_async(url: str) -> MigrationResult:
     """Run `migrate` in a thread."""
     return await asyncio.to_thread(migrate, url)
+
+
+def _require_server(connection: sqlalchemy.Connection) -> None:
+    found = int(connection.exec_driver_sql("SHOW server_version_num").scalar_one())
+    if found < OLDEST_SERVER * 10_000:
+        raise MigrationFailed(f"the server is PostgreSQL {found // 10_000}, exitguard needs {OLDEST_SERVER} or newer")
 
 
 def _run(connection: sqlalchemy.Connection, wanted: tuple[Migration, ...]) -> MigrationResult:

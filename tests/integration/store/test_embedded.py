@@ -12,12 +12,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+from tests.support.ledger import batch, event, position
 from tests.support.postgres import open_folder, removed_at_end
 
+from exitguard.core.records import PutPosition
 from exitguard.store import embedded_place
 from exitguard.store.embedded import (
     EmbeddedServer,
@@ -26,6 +29,9 @@ from exitguard.store.embedded import (
     ServerInfo,
     StateDirectoryError,
 )
+from exitguard.store.migrate import migrate_async
+from exitguard.store.operator import Operator
+from exitguard.store.repository import PgAccountStore
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs to start as root to become somebody else")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -493,3 +499,24 @@ async def test_psql_works(server: EmbeddedServer) -> None:
         [info.psql, server.url("postgres"), "-Atc", "SELECT 6 * 7"], capture_output=True, text=True, check=False
     )
     assert (done.stdout.strip(), done.stderr) == ("42", "")
+
+
+async def test_a_managed_server_whose_owner_is_no_superuser_is_enough(new_server: EmbeddedServer) -> None:
+    await new_server.ensure_running()
+    rows(new_server.url("postgres"), "CREATE ROLE owner LOGIN CREATEROLE CREATEDB PASSWORD 'secret'")
+    rows(new_server.url("postgres"), "CREATE DATABASE ledger OWNER owner")
+    url = make_url(new_server.url("ledger"), "owner", "secret")
+    await migrate_async(url)
+    store = await PgAccountStore.connect(url, "large")
+    try:
+        lease = await store.acquire_lease("me", timedelta(minutes=1))
+        await store.commit(batch("large", lease.epoch, PutPosition(position("large")), event()))
+        async with await Operator.connect(url) as operator:
+            assert (await operator.health())["open_positions"] == 1
+            assert await operator.broken_event("large") is None
+    finally:
+        await store.close()
+
+
+def make_url(url: str, user: str, password: str) -> str:
+    return f"postgresql://{user}:{password}@{url.rsplit('@', 1)[1]}"

@@ -6,6 +6,8 @@
 DO $$
 DECLARE
     v_role text;
+    -- Whoever creates a role is a member that may not become it, on servers that make the difference.
+    v_membership text := CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
     FOREACH v_role IN ARRAY ARRAY['exitguard_app', 'exitguard_writer', 'exitguard_operator', 'exitguard_desk'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = v_role) THEN
@@ -16,7 +18,7 @@ BEGIN
                     NULL;  -- a migration of another database of this server was faster
             END;
         END IF;
-        IF NOT pg_has_role(current_user, v_role, 'MEMBER') THEN
+        IF NOT pg_has_role(current_user, v_role, v_membership) THEN
             EXECUTE format('GRANT %I TO CURRENT_USER', v_role);
         END IF;
     END LOOP;
