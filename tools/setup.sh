@@ -70,7 +70,8 @@ install() {
 }
 
 echo "setup: installing from $lock"
-install --require-hashes -r requirements-build.lock -r "$lock"
+# The lock files are complete: nothing is to be resolved here.
+install --no-deps --require-hashes -r requirements-build.lock -r "$lock"
 # Without build isolation, so that the builder too is the one whose hash is in the lock.
 install --no-deps --no-build-isolation --editable .
 "$python" -m compileall -q src
