@@ -49,6 +49,8 @@ class Commit(Protocol):
 
 
 LONGEST_REASON = 500
+# The broker's clock and ours may differ a little when its list of orders is searched by time.
+_LIST_MARGIN = timedelta(minutes=5)
 _TERMINAL = (ExecutionStatus.FILLED, ExecutionStatus.CANCELED, ExecutionStatus.EXPIRED, ExecutionStatus.REJECTED)
 
 
@@ -70,12 +72,16 @@ class EntryTiming:
 
 @dataclass(slots=True)
 class Entry:
-    """One entry order of ours. `cost` in dollars; `sent` says whether this process may have sent it."""
+    """One entry order of ours. `cost` in dollars.
+
+    `sent`: it may have been sent, by this process or one before. `exists`: the broker said that it has it.
+    """
 
     records: Records
     request: OrderRequest
     cost: Decimal
     sent: bool
+    exists: bool = False
     misses: int = 0
     unknown_since: float = 0.0
     not_before: float = 0.0
@@ -147,6 +153,7 @@ class EntryDesk:
             case Unknown(reason=reason):
                 await self._unknown(entry, reason)
             case Refused(BrokerRefused() as error) if error.is_duplicate_client_order_id:
+                entry.exists = True
                 await self._unknown(entry, "the client order id is in use already: an order of ours exists")
             case Refused(BrokerRateLimited() as error):
                 # Proven not to be there: the same id goes out again after the pause.
@@ -166,21 +173,33 @@ class EntryDesk:
     async def _look_up(self, entry: Entry) -> None:
         try:
             order = await self._broker.order_by_client_id(entry.client_order_id)
+            if order is None:
+                entry.misses += 1
+                waited = time.monotonic() - entry.unknown_since
+                if entry.misses < self._timing.absence_lookups or waited < self._timing.absence_seconds:
+                    return
+                # A second witness, before anything is concluded from what is not there.
+                order = await self._listed(entry)
         except BrokerError as error:
             self._log.warning("Entry lookup failed", client_order_id=entry.client_order_id, error=str(error))
             return
         if order is not None:
             await self._told(entry, order)
             return
-        entry.misses += 1
-        waited = time.monotonic() - entry.unknown_since
-        if entry.misses < self._timing.absence_lookups or waited < self._timing.absence_seconds:
+        if entry.exists:
+            await self._vanished(entry)
             return
         if self._too_late(entry):
             await self._abandon(entry, "the broker proved that the order never arrived, too late to send it again")
             return
         self._log.warning("Entry proven absent, sending the same id again", client_order_id=entry.client_order_id)
         await self._send(entry)
+
+    async def _listed(self, entry: Entry) -> BrokerOrder | None:
+        """Search the broker's list of orders since a little before the intent."""
+        after = entry.records.intent.created_at - _LIST_MARGIN
+        orders = await self._broker.orders_since(after, [entry.request.symbol])
+        return next((each for each in orders if each.client_order_id == entry.client_order_id), None)
 
     def _too_late(self, entry: Entry) -> bool:
         age = self._clock.now() - entry.records.intent.created_at
@@ -290,9 +309,9 @@ class EntryDesk:
         return AppendEvent(EventType.ENTRY_REFUSED, self._clock.now(), data)
 
     async def _vanished(self, entry: Entry) -> None:
-        """The broker no longer shows an order that it accepted: a person must look, and we keep asking."""
+        """The broker does not show an order that it says it has: a person must look, and we keep asking."""
         entry.not_before = time.monotonic() + 5.0
-        message = f"the broker does not show entry order {entry.client_order_id} any more"
+        message = f"the broker has entry order {entry.client_order_id} and does not show it"
         self._log.error(message)
         now = self._clock.now()
         await self._commit(RaiseAlarm(_vanished_key(entry), "entry_vanished", now, message))

@@ -212,17 +212,6 @@ async def test_proven_absence_sends_the_same_id_again() -> None:
     assert bench.broker.calls.count(("order_by_client_id", bench.execution.client_order_id)) >= 3
 
 
-async def test_an_order_that_hides_for_long_is_adopted_after_the_duplicate_refusal() -> None:
-    bench = Bench()
-    bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
-    bench.broker.next_submits(Wire.ACCEPTED_ANSWER_LOST)
-    bench.broker.hidden_lookups = 3  # proves "absence" wrongly; the id saves us
-    process = await bench.process()
-    await rounds(process, lambda: bench.execution.status is ExecutionStatus.FILLED)
-    assert len(bench.broker.submitted) == 2
-    assert len(bench.broker.orders) == 1
-
-
 async def test_an_order_found_absent_long_after_the_crash_is_not_sent_late() -> None:
     bench = Bench()
     bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
@@ -489,3 +478,26 @@ async def test_a_notification_wakes_the_running_dispatcher_and_stop_ends_it() ->
         await running
     assert bench.store.rows.leases == {}
     assert bench.store.rows.heartbeats["dispatcher"].broker_account_number == bench.broker.account_number
+
+
+async def test_an_order_that_the_broker_has_and_hides_is_never_given_up() -> None:
+    bench = Bench()
+    bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
+    bench.broker.next_submits(Wire.ACCEPTED_ANSWER_LOST)
+    bench.broker.hidden_lookups = 10_000
+    process = await bench.process()
+    # The list of orders is the second witness.
+    await rounds(process, lambda: bench.execution.status is ExecutionStatus.FILLED)
+    assert len(bench.broker.submitted) == 1
+
+
+async def test_a_duplicate_refusal_is_proof_that_the_order_exists_however_late_it_gets() -> None:
+    bench = Bench()
+    bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
+    bench.broker.next_submits(BrokerRefused(422, 40010001, "client_order_id must be unique"))
+    process = await bench.process()
+    await process.run_round()
+    bench.later(minutes=30)
+    await rounds(process, lambda: bool(bench.store.rows.alarms))
+    assert bench.execution.status is ExecutionStatus.UNKNOWN, "it is not called canceled while it may be live"
+    assert len(bench.broker.submitted) == 1
