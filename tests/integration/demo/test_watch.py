@@ -15,7 +15,8 @@ NOON = datetime(2025, 3, 3, 17, 0, tzinfo=UTC)
 
 def row(**fields: Any) -> dict[str, Any]:
     values = {
-        "account_name": "large", "id": 1, "symbol": "F", "instrument_type": "STOCK", "side": "long", "status": "open",
+        "account_name": "large", "id": 1, "symbol": "F", "ticker": "F", "instrument_type": "STOCK", "side": "long",
+        "status": "open",
         "entry_price": Decimal(10), "stop_loss": None, "take_profit": None, "strategy_type": "swing",
         "entry_time": NOON - timedelta(hours=1), "max_hold_deadline": NOON + timedelta(hours=2),
     }  # fmt: skip
@@ -87,3 +88,13 @@ def test_i9_a_breach_that_nobody_acts_on_is_missed() -> None:
         watch.look([row()], {"F": quote("9.50", "9.52", at)}, at)
     (missed,) = watch.missed.values()
     assert (missed.account, missed.symbol, missed.since) == ("large", "F", NOON)
+
+
+def test_a_close_waits_out_a_halt_of_the_underlying() -> None:
+    watch, contract = BreachWatch(CLOSE), "F250321C00012000"
+    waiting = row(symbol=contract, status="closing", **OPTION)
+    for minute in range(9):
+        at = NOON + timedelta(minutes=minute)
+        stock = quote("10.00", "10.02", NOON)  # the last one before the halt
+        watch.look([waiting], {"F": stock, contract: quote("0.30", "0.32", at)}, at)
+    assert not watch.missed

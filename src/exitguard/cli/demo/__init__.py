@@ -6,6 +6,7 @@
 
 import asyncio
 import io
+import re
 import sys
 from datetime import date
 from pathlib import Path
@@ -142,7 +143,9 @@ class _View:
             canvas.print(render(*self._frame, rows=44))
         canvas.print(render_summary(summary))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(canvas.export_svg(title="exitguard demo"), encoding="utf-8")
+        # Without the fonts that rich would have a viewer fetch from elsewhere: any fixed-width font will do.
+        drawn = re.sub(r"@font-face\s*\{.*?\}", "", canvas.export_svg(title="exitguard demo"), flags=re.DOTALL)
+        path.write_text(re.sub(r"\n\s*\n+", "\n", drawn), encoding="utf-8")
 
 
 def _progress(snapshot: "Snapshot") -> str:

@@ -237,7 +237,8 @@ class Conductor:
     async def _look(self, now: datetime, minute: int) -> None:
         positions = await self._ledger.open_positions()
         if positions:
-            quotes = await self._venue.quotes(self._accounts[0], {row["symbol"] for row in positions})
+            symbols = {row[name] for row in positions for name in ("symbol", "ticker")}
+            quotes = await self._venue.quotes(self._accounts[0], symbols)
             self.watch.look(positions, quotes, now)
         await self._on_minute(
             Snapshot(

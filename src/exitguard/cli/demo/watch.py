@@ -55,16 +55,22 @@ class BreachWatch:
     _closing: dict[tuple[str, int], datetime] = field(default_factory=dict)
 
     def look(self, positions: Iterable[Mapping[str, Any]], quotes: Mapping[str, Quote], now: datetime) -> None:
-        """Take one minute's positions and quotes."""
+        """Take one minute's positions and quotes, of contracts and of their underlyings."""
         seen = set()
         for row in positions:
             key = (row["account_name"], row["id"])
             seen.add(key)
-            why = self.breach(row, quotes.get(row["symbol"]), now)
+            quote = quotes.get(row["symbol"])
+            if not self.usable(quotes.get(row["ticker"]), now):
+                # A halt: the exchange still prices contracts on demand, and nothing trades.
+                quote = None
+            why = self.breach(row, quote, now)
             if row["status"] == "closing":
                 self._since.pop(key, None)
                 started = self._closing.setdefault(key, now)
-                if now - started >= CLOSING_PATIENCE and self.usable(quotes.get(row["symbol"]), now):
+                if quote is None:
+                    self._closing[key] = now
+                elif now - started >= CLOSING_PATIENCE and self.usable(quote, now):
                     self._miss(row, "its close does not finish", started)
                 continue
             self._closing.pop(key, None)
