@@ -9,6 +9,17 @@ from exitguard.paper.engine.errors import ApiError
 from exitguard.paper.engine.exchange import Exchange
 from exitguard.paper.engine.faults import FAULT_KINDS, Fault, Faults
 from exitguard.paper.engine.model import Account
+from exitguard.paper.engine.revival import Kept, KeptAccount
 from exitguard.paper.engine.settings import ExchangeSettings
 
-__all__ = ["FAULT_KINDS", "Account", "ApiError", "Exchange", "ExchangeSettings", "Fault", "Faults"]
+__all__ = [
+    "FAULT_KINDS",
+    "Account",
+    "ApiError",
+    "Exchange",
+    "ExchangeSettings",
+    "Fault",
+    "Faults",
+    "Kept",
+    "KeptAccount",
+]

@@ -66,9 +66,14 @@ class Accounts:
             last_equity=cash,
             balance_date=venue.today(),
         )
-        venue.accounts[name] = account
-        self._by_key[account.key] = account
+        self.take_over(account)
         return account
+
+    def take_over(self, account: Account) -> None:
+        """Make an account known."""
+        self._venue.accounts[account.name] = account
+        self._by_key[account.key] = account
+        self._venue.note_account(account)
 
     def by_key(self, key: str, secret: str) -> Account | None:
         """The account of a key pair; None for an unknown key or a wrong secret."""

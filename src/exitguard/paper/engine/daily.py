@@ -34,6 +34,7 @@ class TradingDay:
         self._listing = listing
         self._agenda: list[tuple[datetime, Callable[[], None]]] = []
         self._plan(venue.sessions.session_for(venue.moment(), extended=True), venue.moment())
+        self.done_at = venue.moment()
         self.next_at = self._agenda[0][0]
 
     def advance_to(self, now: datetime) -> None:
@@ -41,13 +42,22 @@ class TradingDay:
         while self.next_at <= now:
             at, act = self._agenda.pop(0)
             self._venue.boundary = at
+            self._venue.note_everything()
             try:
                 act()
                 if not self._agenda:
                     self._plan(self._venue.sessions.session_after(at), at)
             finally:
                 self._venue.boundary = None
+            self.done_at = at
             self.next_at = self._agenda[0][0]
+
+    def resume(self, done_at: datetime) -> None:
+        """Go on as after the boundary at `done_at`: what has become due since is done at the next advance."""
+        self._agenda = []
+        self._plan(self._venue.sessions.session_for(done_at, extended=True), done_at)
+        self.done_at = done_at
+        self.next_at = self._agenda[0][0]
 
     def _plan(self, session: Session, after: datetime) -> None:
         """The agenda of one session, from `after` on; that of the session following it when nothing is left."""
@@ -150,6 +160,8 @@ class TradingDay:
                     for member in (order, *order.legs):
                         if account.orders.pop(member.id, None) is not None:
                             account.by_client_id[member.client_order_id] = None
+                            if self._venue.changes is not None:
+                                self._venue.changes.forgotten.append((account.name, member.id))
                             excess -= 1
         surplus = len(account.activities) - settings.activities_kept
         if surplus > 0:

@@ -193,6 +193,7 @@ class Desk:
         order.prior_status = order.status
         order.status = "pending_replace"
         order.updated = venue.stamp()
+        venue.note(order)
         rejects = venue.faults.strike("replace_rejected", account=account.name, symbol=order.symbol) is not None
         venue.schedule(venue.settings.replace_delay, lambda: self._complete_replace(order, new, rejects))
         return new
@@ -346,6 +347,11 @@ class Desk:
         self._venue.register(new)
         return new
 
+    def resume_replace(self, old: Order, new: Order) -> None:
+        """Carry a replacement out that was acknowledged before the venue was restarted."""
+        venue = self._venue
+        venue.schedule(venue.settings.replace_delay, lambda: self._complete_replace(old, new, rejects=False))
+
     def _complete_replace(self, old: Order, new: Order, rejects: bool) -> None:
         """The replacement takes over, unless the old order ended or grew past it in the meantime."""
         venue = self._venue
@@ -359,6 +365,7 @@ class Desk:
             return
         was_watching = self._watches(old)
         old.replaced_by = new.id
+        venue.note(old)
         self._lifecycle.groups.replace_member(old, new)
         self._lifecycle.finish(old, "replaced")
         entry = new.group.entry if new.group is not None else None
@@ -374,6 +381,7 @@ class Desk:
             return
         new.status = "held"
         new.updated = self._venue.stamp()
+        self._venue.note(new)
 
     def _resume(self, new: Order) -> None:
         venue = self._venue

@@ -15,6 +15,7 @@ from exitguard.paper.engine.desk import Desk
 from exitguard.paper.engine.extras import Extras
 from exitguard.paper.engine.faults import Fault
 from exitguard.paper.engine.interventions import Interventions
+from exitguard.paper.engine.keeping import Keeping
 from exitguard.paper.engine.ledger import Ledger
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.listing import Listing
@@ -23,6 +24,7 @@ from exitguard.paper.engine.model import Account
 from exitguard.paper.engine.multileg import MultiLeg
 from exitguard.paper.engine.positions import Positions
 from exitguard.paper.engine.queries import get_by_client_id, list_activities, list_orders
+from exitguard.paper.engine.revival import Revival
 from exitguard.paper.engine.settings import ExchangeSettings
 from exitguard.paper.engine.settlement import Settlement
 from exitguard.paper.engine.venue import TradeUpdateListener, Venue
@@ -68,6 +70,8 @@ class Exchange:
             venue, self._desk, self._lifecycle, self._positions, self._settlement, self._extras
         )
         self._day = TradingDay(venue, self._lifecycle, self._matcher, self._settlement, self._listing)
+        revival = Revival(venue, self._lifecycle, multileg, self._desk, self._extras, self._accounts.take_over)
+        self.keeping = Keeping(venue, self._day, self._extras, revival)
         self.faults = venue.faults
         self.accounts = venue.accounts
         self.trade_update_listeners: list[TradeUpdateListener] = venue.listeners

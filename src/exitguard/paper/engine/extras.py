@@ -227,6 +227,14 @@ class Extras:
         while len(self._announcements) > _ANNOUNCEMENTS_KEPT:
             del self._announcements[next(iter(self._announcements))]
 
+    def kept_announcements(self) -> dict[str, Json]:
+        """All that was announced, by id, for a keeper."""
+        return self._announcements
+
+    def restore_announcements(self, announcements: Mapping[str, Json]) -> None:
+        """Take over what was announced before a restart."""
+        self._announcements.update(announcements)
+
     def announcements(self, params: Mapping[str, Any]) -> list[Json]:
         """GET /v2/corporate_actions/announcements. Raises ApiError 422 without types or dates."""
         kinds = {kind.lower() for kind in list_field(params, "ca_types")}

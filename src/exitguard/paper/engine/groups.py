@@ -37,6 +37,7 @@ class Groups:
         elif other.status == "held" or other is group.stop_loss:
             # The remaining stop must never sell more than is left.
             other.qty = order.remaining + other.filled_qty
+            self._venue.note(other)
             other.updated = self._venue.stamp()
 
     def after_finish(self, order: Order) -> None:
@@ -57,6 +58,8 @@ class Groups:
         """The entry is completely filled: let the exits work, for what is really held."""
         group.active = True
         entry = group.entry
+        for member in group.members():
+            self._venue.note(member)
         exits = [order for order in (group.take_profit, group.stop_loss) if order is not None and order.is_open]
         if entry is not None:
             account = entry.account
@@ -102,6 +105,8 @@ class Groups:
         group = old.group
         if group is None:
             return
+        self._venue.note(old)
+        self._venue.note(new)
         if group.entry is old:
             group.entry = new
         if group.take_profit is old:
@@ -112,7 +117,9 @@ class Groups:
             new.legs, old.legs = old.legs, []
             for leg in new.legs:
                 leg.parent = new
+                self._venue.note(leg)
         if old.parent is not None:
+            self._venue.note(old.parent)
             old.parent.legs = [new if leg is old else leg for leg in old.parent.legs]
             new.parent, old.parent = old.parent, None
 

@@ -23,6 +23,7 @@ class Ledger:
         The average price moves when a position grows or turns, and stays when it shrinks.
         """
         self._show_late(account, asset)
+        self._venue.note_account(account)
         account.cash -= change * price * asset.multiplier
         position = account.positions.get(asset.symbol)
         if position is None:
@@ -72,6 +73,7 @@ class Ledger:
             order.filled = stamp
             venue.retire(order)
         else:
+            venue.note(order)
             if order.status in ("new", "accepted"):
                 order.status = "partially_filled"
             if order.held:

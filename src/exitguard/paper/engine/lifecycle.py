@@ -91,6 +91,7 @@ class Lifecycle:
         venue = self._venue
         if venue.faults.strike("fill_withheld", account=order.account.name, symbol=order.symbol):
             order.withheld = True
+            venue.note(order)
         self.work(order)
         group = order.group
         if group is not None and group.kind == "oco" and group.stop_loss is not None and order.is_open:
@@ -109,6 +110,7 @@ class Lifecycle:
             return
         for leg in order.legs:
             leg.updated = order.updated
+            self._venue.note(leg)
             if leg.is_open:
                 leg.status = order.status
             if not order.is_open:
@@ -184,6 +186,7 @@ class Lifecycle:
         venue = self._venue
         name, symbol = order.account.name, order.symbol
         order.cancel_requested = venue.stamp()
+        venue.note(order)
         if venue.faults.strike("cancel_lost", account=name, symbol=symbol):
             return
         order.prior_status = order.status
@@ -196,6 +199,11 @@ class Lifecycle:
             venue.emit("pending_cancel", order)
         fills = venue.faults.strike("cancel_then_filled", account=name, symbol=symbol) is not None
         venue.schedule(delay, lambda: self._complete_cancel(order, fills))
+
+    def resume_cancel(self, order: Order) -> None:
+        """Carry a cancel out that was acknowledged before the venue was restarted."""
+        venue = self._venue
+        venue.schedule(venue.settings.cancel_delay, lambda: self._complete_cancel(order, fills=False))
 
     def _complete_cancel(self, order: Order, fills: bool) -> None:
         if not order.is_open:

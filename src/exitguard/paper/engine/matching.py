@@ -141,6 +141,7 @@ class Matcher:
                 order.trail_price if order.trail_price is not None else price * (order.trail_percent or ZERO) / _HUNDRED
             )
             order.high_water_mark = price
+            self._venue.note(order)
             stop = price - trail if order.side == "sell" else price + trail
             order.stop_price = stop.quantize(Decimal("0.0001" if stop < 1 else "0.01"))
             return
@@ -153,6 +154,7 @@ class Matcher:
     def _trigger(self, order: Order) -> None:
         """Turn a stop into what it becomes; a stop loss first cancels its take profit."""
         order.triggered = True
+        self._venue.note(order)
         self._venue.leave_book(order)
         self._lifecycle.groups.on_trigger(order)
         self._venue.enter_book(order)

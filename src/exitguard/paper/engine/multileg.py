@@ -65,7 +65,7 @@ class MultiLeg:
         for leg in root.legs:
             if leg.is_closing:
                 self._venue.hold(leg, leg.remaining)
-            self._working.setdefault(leg.symbol, {})[root.id] = root
+        self.watch(root)
         self._lifecycle.place(root)
         return root
 
@@ -159,6 +159,11 @@ class MultiLeg:
             expires=microseconds(end),
             order_class="mleg",
         )
+
+    def watch(self, root: Order) -> None:
+        """Wake an order with every quote of one of its contracts, until it ends."""
+        for leg in root.legs:
+            self._working.setdefault(leg.symbol, {})[root.id] = root
 
     # Matching -------------------------------------------------------------------------------------------------------
 

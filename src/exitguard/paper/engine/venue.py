@@ -5,6 +5,7 @@ Indexes of open orders, held quantities and reserved dollars are changed here an
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -20,6 +21,19 @@ from exitguard.paper.engine.wire import Identifiers, microseconds, timestamp, ti
 
 TradeUpdateListener = Callable[[Account, dict[str, Any]], None]
 _EXECUTIONS_KEPT = 200_000
+
+
+@dataclass(slots=True)
+class Changes:
+    """What has changed since a keeper last wrote it down; nobody collects this in a venue that is not kept."""
+
+    orders: dict[str, Order] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    forgotten: list[tuple[str, str]] = field(default_factory=list)
+    everything: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.orders or self.accounts or self.forgotten or self.everything)
 
 
 class Venue:
@@ -48,6 +62,7 @@ class Venue:
         self.queued: dict[str, Order] = {}
         self.at_close: dict[str, Order] = {}
         self.boundary: datetime | None = None
+        self.changes: Changes | None = None
         self._now = now
         self._last_stamp = 0
         self._sequence = 0
@@ -64,6 +79,32 @@ class Venue:
     def today(self) -> str:
         """The New York date."""
         return self.moment().astimezone(NEW_YORK).date().isoformat()
+
+    def note(self, order: Order) -> None:
+        """An order, or the account that it belongs to, is no longer what a keeper wrote down."""
+        changes = self.changes
+        if changes is not None:
+            changes.orders[order.id] = order
+            changes.accounts[order.account.name] = order.account
+
+    def note_account(self, account: Account) -> None:
+        """An account is no longer what a keeper wrote down."""
+        if self.changes is not None:
+            self.changes.accounts[account.name] = account
+
+    def note_everything(self) -> None:
+        """Accounts, stocks and days may all have changed: a boundary was crossed or somebody intervened."""
+        if self.changes is not None:
+            self.changes.everything = True
+
+    def counters(self) -> tuple[int, int]:
+        """The newest stamp and the newest sequence number."""
+        return self._last_stamp, self._sequence
+
+    def go_on_from(self, stamp: int, sequence: int) -> None:
+        """Never give out an earlier stamp or number than these."""
+        self._last_stamp = max(self._last_stamp, stamp)
+        self._sequence = max(self._sequence, sequence)
 
     def next_sequence(self) -> int:
         """A number that orders the venue's orders by arrival."""
@@ -90,6 +131,7 @@ class Venue:
         account.by_client_id[order.client_order_id] = order
         account.open[order.id] = order
         account.open_by_side.setdefault((order.symbol, order.side), {})[order.id] = order
+        self.note(order)
 
     def retire(self, order: Order) -> None:
         """Take an ended order out of every index and give back what it tied up."""
@@ -106,6 +148,7 @@ class Venue:
         self.leave_book(order)
         self.hold(order, ZERO)
         self.reserve(order, ZERO)
+        self.note(order)
 
     def hold(self, order: Order, qty: Decimal) -> None:
         """Tie up `qty` of the account's position for this order, instead of what it tied up before."""
@@ -114,6 +157,7 @@ class Venue:
         holds = order.account.holds
         total = holds.get(order.symbol, ZERO) + qty - order.held
         order.held = qty
+        self.note(order)
         if total:
             holds[order.symbol] = total
         else:
@@ -125,6 +169,7 @@ class Venue:
         if not change:
             return
         order.reserved = dollars
+        self.note(order)
         if order.asset is None or order.asset.is_option:
             order.account.option_reserve += change
         else:
@@ -135,6 +180,7 @@ class Venue:
         if order.asset is None:
             return
         book = order.asset.book
+        self.note(order)
         if order.type == "trailing_stop" and not order.triggered:
             book.trailing[order.id] = order
         elif order.type in ("stop", "stop_limit") and not order.triggered:
@@ -159,6 +205,7 @@ class Venue:
 
     def emit(self, event: str, order: Order, **extra: Any) -> None:
         """Tell the listeners what happened to an order; `order` travels without its legs, as Alpaca sends it."""
+        self.note(order)
         if not self.listeners:
             return
         view = order_json(order)

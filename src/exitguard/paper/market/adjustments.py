@@ -1,5 +1,6 @@
 """Splits and new names of stocks while their source plays on under the old terms."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -28,6 +29,25 @@ class Adjustments:
     def split(self, symbol: str, ratio: Decimal) -> None:
         """One share becomes `ratio` shares: prices are divided by it from now on."""
         self._of(symbol).divisor *= ratio
+
+    def name_of(self, symbol: str) -> str:
+        """What the market calls the stock that its source calls `symbol`."""
+        terms = self._terms.get(symbol)
+        return symbol if terms is None else terms.symbol
+
+    def source_price(self, symbol: str, price: Decimal) -> Decimal:
+        """A market price of the stock that its source calls `symbol`, in the source's terms."""
+        terms = self._terms.get(symbol)
+        return price if terms is None else price * terms.divisor
+
+    def to_json(self) -> dict[str, list[str]]:
+        """Each adjusted source's present name and divisor, for a keeper."""
+        return {source: [terms.symbol, str(terms.divisor)] for source, terms in self._terms.items()}
+
+    def restore(self, kept: Mapping[str, Sequence[str]]) -> None:
+        """Take over what `to_json` gave."""
+        for source, (symbol, divisor) in kept.items():
+            self._terms[source] = _Terms(symbol, Decimal(divisor))
 
     def _of(self, symbol: str) -> _Terms:
         found = next((terms for terms in self._terms.values() if terms.symbol == symbol), None)

@@ -74,6 +74,7 @@ class Player:
         *,
         settle: Callable[[], Awaitable[None]],
         feed_faults: FeedFaults,
+        adjustments: Adjustments | None = None,
     ) -> None:
         self.clock = clock
         self.calendar = calendar
@@ -83,7 +84,7 @@ class Player:
         self.rounds_played = 0
         # Stocks whose sources are kept out while somebody sets their quotes by hand.
         self.held: set[str] = set()
-        self.adjustments = Adjustments()
+        self.adjustments = adjustments or Adjustments()
         self._sources = list(sources)
         self._venue = venue
         self._settle = settle

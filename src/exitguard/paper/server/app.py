@@ -147,6 +147,8 @@ class PaperServer:
             await self._server.on_tick(0)
         except BaseException:
             self._socket.close()
+            if self._host is not None:
+                self._host.keeper.close()
             raise
         self._tasks = [
             asyncio.create_task(self._host.player.run(), name="market player"),
@@ -159,6 +161,7 @@ class PaperServer:
             await asyncio.sleep(_TEST_SYMBOL_SECONDS)
             assert self._server is not None
             await self._server.on_tick(0)
+            self.host.keeper.save_prices()
             self.app.data_streams.publish_test_symbol()
 
     async def stop(self) -> None:
@@ -177,10 +180,13 @@ class PaperServer:
             await _shut_down(self._server)
             self._socket.close()
             self._server = None
+        if self._host is not None:
+            self._host.keeper.close()
 
     async def wait_failed(self) -> None:
         """Return never, unless the market stops by an error, which is raised."""
-        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        waits: list[asyncio.Future[None]] = [*self._tasks, self.host.keeper.failed]
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
 

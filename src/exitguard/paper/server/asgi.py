@@ -106,7 +106,10 @@ class PaperApp:
         peer = scope.get("client")
         if peer is None or not ip_address(peer[0]).is_loopback:
             return json_response({"code": 40310000, "message": "the admin API answers on loopback only"}, 403)
-        return await self._admin.handle(request)
+        answer = await self._admin.handle(request)
+        if request.method != "GET":
+            self.host.keeper.after_intervention()
+        return answer
 
     async def _answer(self, request: Request) -> Response | Broken:
         path = request.path
@@ -149,7 +152,11 @@ class PaperApp:
         def carry_out() -> Response:
             if is_data_path(request.path):
                 return self._data.handle(request)
-            return self._trading.handle(request, account)
+            answer = self._trading.handle(request, account)
+            if request.method != "GET":
+                # Before the answer goes out: what a client was told is still true after a kill -9.
+                self.host.keeper.after_request(account)
+            return answer
 
         self.host.requests_in_progress += 1
         try:

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from exitguard.core.session import NEW_YORK
-from exitguard.paper.engine import ApiError
 from exitguard.paper.market.tape import Bar
+from exitguard.paper.server.data_fields import bad_request, whole_number
 
 _DEFAULT_LIMIT = 1000
 _HIGHEST_LIMIT = 10_000
@@ -44,21 +44,20 @@ class Window:
     skip: int
 
 
-def _bad(message: str) -> ApiError:
-    return ApiError(400, {"code": 40010000, "message": message})
-
-
 def moment_of(text: str, name: str, *, end_of_day: bool = False) -> datetime:
     """A time or a date (New York) of a query. Raises ApiError 400."""
     try:
-        at = datetime.fromisoformat(text.replace(" ", "+"))
+        at = datetime.fromisoformat(text.strip().replace(" ", "+"))
     except ValueError as error:
-        raise _bad(f"invalid {name}: expected RFC-3339 or YYYY-MM-DD, was {text[:40]!r}") from error
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=NEW_YORK)
-        if end_of_day and len(text) == 10:
-            at += timedelta(days=1) - timedelta(microseconds=1)
-    return at.astimezone(UTC)
+        raise bad_request(f"invalid {name}: expected RFC-3339 or YYYY-MM-DD, was {text[:40]!r}") from error
+    try:
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=NEW_YORK)
+            if end_of_day and len(text) == 10:
+                at += timedelta(days=1) - timedelta(microseconds=1)
+        return at.astimezone(UTC)
+    except OverflowError as error:
+        raise bad_request(f"invalid {name}: out of range, was {text[:40]!r}") from error
 
 
 def window_of(query: Mapping[str, str], *, default_start: datetime, now: datetime) -> Window:
@@ -66,14 +65,12 @@ def window_of(query: Mapping[str, str], *, default_start: datetime, now: datetim
     start = moment_of(query["start"], "start") if query.get("start") else default_start
     end = moment_of(query["end"], "end", end_of_day=True) if query.get("end") else now
     if end < start:
-        raise _bad("end should not be before start")
-    limit_text = query.get("limit") or str(_DEFAULT_LIMIT)
-    if not limit_text.isdigit() or not 1 <= int(limit_text) <= _HIGHEST_LIMIT:
-        raise _bad(f"invalid limit: expected 1 to {_HIGHEST_LIMIT}, was {limit_text[:20]!r}")
+        raise bad_request("end should not be before start")
+    limit = whole_number(query, "limit", _DEFAULT_LIMIT, _HIGHEST_LIMIT)
     sort = query.get("sort", "asc").lower()
     if sort not in ("asc", "desc"):
-        raise _bad(f"invalid sort: expected asc or desc, was {sort[:20]!r}")
-    return Window(start, end, int(limit_text), sort == "desc", token_offset(query.get("page_token")))
+        raise bad_request(f"invalid sort: expected asc or desc, was {sort[:20]!r}")
+    return Window(start, end, limit, sort == "desc", token_offset(query.get("page_token")))
 
 
 def token_offset(token: str | None) -> int:
@@ -81,9 +78,12 @@ def token_offset(token: str | None) -> int:
     if not token:
         return 0
     try:
-        return int(base64.urlsafe_b64decode(token.encode()).decode().removeprefix("offset:"))
+        prefix, _, number = base64.urlsafe_b64decode(token.encode()).decode().partition(":")
     except (binascii.Error, ValueError) as error:
-        raise _bad("invalid page_token") from error
+        raise bad_request("invalid page_token") from error
+    if prefix != "offset" or not (number.isascii() and number.isdigit()) or len(number) > 9:
+        raise bad_request("invalid page_token")
+    return int(number)
 
 
 def offset_token(offset: int) -> str:
@@ -102,9 +102,9 @@ def parse_timeframe(text: str) -> tuple[int, str]:
     match = _TIMEFRAME.match(text)
     if match is not None:
         count, unit = int(match[1]), _UNITS[match[2].lower()]
-        if 1 <= count <= _LARGEST[unit]:
+        if 1 <= count <= _LARGEST[unit] and (unit != "Month" or 12 % count == 0):
             return count, unit
-    raise _bad(f"invalid timeframe: {text[:20]}")
+    raise bad_request(f"invalid timeframe: {text[:20]}")
 
 
 def aggregate(bars: Sequence[Bar], count: int, unit: str) -> list[Bar]:

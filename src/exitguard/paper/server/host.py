@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
@@ -15,6 +16,7 @@ from exitguard.core.instrument import InvalidSymbol, parse_instrument
 from exitguard.core.quote import Quote
 from exitguard.core.session import NEW_YORK, SessionCalendar, table_calendar
 from exitguard.paper.engine import Account, ApiError, Exchange, Fault
+from exitguard.paper.market.adjustments import Adjustments
 from exitguard.paper.market.bar_files import load_bars
 from exitguard.paper.market.clock import MarketClock
 from exitguard.paper.market.feed_faults import FeedFaults
@@ -25,8 +27,10 @@ from exitguard.paper.market.player import Player, Shown
 from exitguard.paper.market.recorded import RecordedBar, RecordedBars
 from exitguard.paper.market.tape import Bar
 from exitguard.paper.market.ticks import Round, Source, StatusChange, quoted_around, stock_price
+from exitguard.paper.server.keeper import Keeper, KeptVenue
 from exitguard.paper.server.scheduler import LoopScheduler
 from exitguard.paper.server.settings import DEFAULT_SYMBOLS, PaperSettings
+from exitguard.paper.server.state import StateFile
 
 # A stepped market waits this long in all for orders in flight, and then goes on: a fault may hold one for ever.
 _SETTLE_SECONDS = 0.25
@@ -50,8 +54,22 @@ class Host:
         self._activity_settled = 0
         recorded = _recorded(settings)
         start = _start(settings, self.calendar, recorded)
-        self.clock = MarketClock(start, speed=settings.speed, paused=settings.paused)
-        generated = self._generated(recorded, start)
+        state = None if settings.state is None else StateFile(settings.state, settings.seed)
+        self.keeper = Keeper(state)
+        kept_at = None if state is None else state.market_time()
+        if kept_at is not None:
+            if settings.start is not None and start < kept_at:
+                raise InvalidInput(
+                    f"the market time kept in {settings.state} is {kept_at.isoformat()}, {start.isoformat()} lies "
+                    "before it: leave the start out, or choose another state folder"
+                )
+            start = start if settings.start is not None else kept_at
+        adjustments = Adjustments()
+        self._kept_prices = {} if state is None else state.prices()
+        if state is not None:
+            adjustments.restore(state.market_terms() or {})
+        self.clock = MarketClock(kept_at or start, speed=settings.speed, paused=settings.paused)
+        generated = self._generated(recorded, start, adjustments)
         sources: list[Source] = [source for source in (recorded, generated) if source is not None]
         for source in sources:
             source.seek(start)
@@ -62,9 +80,12 @@ class Host:
             schedule=self.scheduler.schedule,
             settings=settings.exchange,
         )
-        self.accounts: dict[str, Account] = {
-            name: self.exchange.create_account(name, cash) for name, cash in settings.accounts.items()
-        }
+        if state is not None:
+            state.restore(self.exchange.keeping)
+        for name, cash in settings.accounts.items():
+            if name not in self.exchange.accounts:
+                self.exchange.create_account(name, cash)
+        self.accounts: dict[str, Account] = self.exchange.accounts
         model = OptionModel(self.calendar, settings.options)
         board = OptionBoard(self.calendar, model, _volatilities(settings, recorded, generated))
         self.player = Player(
@@ -72,9 +93,10 @@ class Host:
             self.calendar,
             sources,
             board,
-            self.exchange,
+            KeptVenue(self.exchange, self.keeper) if self.keeper.is_on else self.exchange,
             settle=self.settle,
             feed_faults=FeedFaults(self.exchange.faults),
+            adjustments=adjustments,
         )
         if recorded is not None:
             self.player.tape.preload(_played(symbol, bar) for symbol, bar in recorded.before(start))
@@ -82,13 +104,25 @@ class Host:
         self._listed: list[str] = []
         for source in sources:
             for symbol in source.symbols():
-                self._list(symbol, source.opening_price(symbol))
+                self._list(adjustments.name_of(symbol), source.opening_price(symbol))
         for symbol, price in settings.manual.items():
-            self._list(symbol, price)
-            self.player.publish(_opening_quote(symbol, price, start))
+            self._list(adjustments.name_of(symbol), price)
+        if kept_at is not None and start > kept_at:
+            # Started later than it was left: what the hours between demand happens first.
+            self.clock.reach(start)
+            self.exchange.advance_to(start)
+        for symbol, price in settings.manual.items():
+            name = adjustments.name_of(symbol)
+            self.player.publish(_opening_quote(name, self._kept_prices.get(name, price), start))
+        if kept_at is not None:
+            self.need_contracts(self._needed_contracts())
         self.player.listeners.append(self._follow_days)
+        self.keeper.begin(self.exchange, self.clock.now, adjustments.to_json)
+        self.scheduler.afterwards = self.keeper.save
 
-    def _generated(self, recorded: RecordedBars | None, start: datetime) -> GeneratedMarket | None:
+    def _generated(
+        self, recorded: RecordedBars | None, start: datetime, adjustments: Adjustments
+    ) -> GeneratedMarket | None:
         settings = self.settings
         taken = set(recorded.symbols() if recorded else ()) | set(settings.manual)
         wanted = settings.symbols
@@ -101,10 +135,15 @@ class Host:
         }
         if not profiles:
             return None
+        for symbol, profile in profiles.items():
+            kept = self._kept_prices.get(adjustments.name_of(symbol))
+            if kept is not None and kept > 0:
+                profiles[symbol] = replace(profile, price=float(adjustments.source_price(symbol, kept)))
         return GeneratedMarket(self.calendar, settings.seed, profiles, start, settings.generator)
 
     def _list(self, symbol: str, price: Decimal) -> None:
-        self.exchange.add_stock(symbol, price)
+        if symbol not in self._kept_prices:
+            self.exchange.add_stock(symbol, price)
         self.exchange.add_option_chain(symbol)
         self._listed.append(symbol)
 

@@ -16,10 +16,12 @@ from exitguard.core.errors import InvalidInput
 from exitguard.paper.market.recorded import DEFAULT_SPREAD_FRACTION
 from exitguard.paper.server.app import PaperServer, PortInUse
 from exitguard.paper.server.settings import PaperSettings
+from exitguard.paper.server.state import StateError, StateInUse
 
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_CANNOT_CREATE = 73
+EXIT_TEMPORARY = 75
 
 
 def serve(
@@ -35,6 +37,7 @@ def serve(
     paused: bool = False,
     spread_fraction: float = DEFAULT_SPREAD_FRACTION,
     requests_per_minute: int | None = None,
+    state: Path | None = None,
     json: bool = False,
 ) -> int:
     """Run an exchange until SIGTERM or SIGINT; the exit code.
@@ -56,6 +59,7 @@ def serve(
         replay=replay,
         spread_fraction=spread_fraction,
         requests_per_minute=requests_per_minute,
+        state=state,
     )
     return uvloop.run(run(settings, json=json))
 
@@ -71,7 +75,9 @@ async def run(settings: PaperSettings, *, json: bool) -> int:
     server = PaperServer(settings)
     try:
         await server.start()
-    except PortInUse as error:
+    except StateInUse as error:
+        return _complain(str(error), EXIT_TEMPORARY)
+    except (PortInUse, StateError) as error:
         return _complain(str(error), EXIT_CANNOT_CREATE)
     except InvalidInput as error:
         return _complain(str(error), EXIT_USAGE)
@@ -86,6 +92,8 @@ async def run(settings: PaperSettings, *, json: bool) -> int:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+    except StateError as error:
+        return _complain(str(error), EXIT_CANNOT_CREATE)
     finally:
         await server.stop()
     return EXIT_OK

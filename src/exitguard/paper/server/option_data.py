@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from exitguard.paper.engine import ApiError
+from exitguard.paper.server.data_fields import symbols_of, whole_number
 from exitguard.paper.server.data_frames import iso, quote_fields, trade_fields
+from exitguard.paper.server.data_history import History, bar_json
 from exitguard.paper.server.data_paging import moment_of, offset_token, token_offset
+from exitguard.paper.server.data_reference import conditions, exchanges
 from exitguard.paper.server.host import Host
 from exitguard.paper.server.wire import Request, Response, json_response
 
@@ -26,8 +29,9 @@ _CHAIN_FILTERS = {
 class OptionData:
     """Model quotes of the option board in the data API's envelopes."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, history: History) -> None:
         self._host = host
+        self._history = history
 
     def handle(self, request: Request, parts: list[str]) -> Response:
         """Answer a request below /v1beta1/options/. Raises ApiError."""
@@ -36,27 +40,23 @@ class OptionData:
         if parts == ["trades", "latest"]:
             return json_response({"trades": self._each(request, self._trade)})
         if parts == ["snapshots"]:
-            return json_response({"snapshots": self._each(request, self._snapshot), "next_page_token": None})
+            listed = [symbol for symbol in symbols_of(request, _MOST_SYMBOLS) if self._host.is_listed_option(symbol)]
+            return self._snapshots(request, sorted(listed))
         if len(parts) == 2 and parts[0] == "snapshots":
             return self._chain(request, parts[1])
         if parts in (["bars"], ["trades"]):
-            # Model quotes print no trades, so that there is no option history to show.
-            self._symbols(request)
-            return json_response({parts[0]: {}, "next_page_token": None})
+            # The model's contracts never trade by themselves: history is what an operator printed.
+            symbols_of(request, _MOST_SYMBOLS)
+            return self._history.answer(request, parts[0], None, option=True)
         if parts == ["meta", "exchanges"]:
-            return json_response({"C": "Cboe Options Exchange"})
+            return exchanges(option=True)
+        if len(parts) == 3 and parts[:2] == ["meta", "conditions"]:
+            return conditions(request, parts[2], option=True)
         raise ApiError(404, {"code": 40410000, "message": "endpoint not found."})
 
-    def _symbols(self, request: Request) -> list[str]:
-        symbols = [symbol.strip() for symbol in request.query.get("symbols", "").split(",") if symbol.strip()]
-        if not symbols:
-            raise ApiError(400, {"code": 40010000, "message": "symbols is required"})
-        if len(symbols) > _MOST_SYMBOLS:
-            raise ApiError(400, {"code": 40010000, "message": f"too many symbols: at most {_MOST_SYMBOLS}"})
-        return list(dict.fromkeys(symbols))
-
     def _each(self, request: Request, look: Any) -> dict[str, Any]:
-        found = {symbol: look(symbol) for symbol in self._symbols(request) if self._host.is_listed_option(symbol)}
+        listed = [symbol for symbol in symbols_of(request, _MOST_SYMBOLS) if self._host.is_listed_option(symbol)]
+        found = {symbol: look(symbol) for symbol in listed}
         return {symbol: one for symbol, one in found.items() if one is not None}
 
     def _quote(self, symbol: str) -> dict[str, Any] | None:
@@ -75,6 +75,14 @@ class OptionData:
         trade = self._trade(symbol)
         if trade is not None:
             snapshot["latestTrade"] = trade
+        tape = self._host.player.tape
+        for name, bars in (
+            ("minuteBar", tape.minute_bars),
+            ("dailyBar", tape.daily_bars),
+            ("prevDailyBar", tape.previous_daily_bars),
+        ):
+            if symbol in bars:
+                snapshot[name] = bar_json(bars[symbol])
         value = self._host.player.board.value(symbol, self._host.now())
         if value is not None:
             snapshot["impliedVolatility"] = round(value.volatility, 4)
@@ -88,18 +96,16 @@ class OptionData:
         return snapshot
 
     def _chain(self, request: Request, underlying: str) -> Response:
-        limit_text = request.query.get("limit") or str(_DEFAULT_CHAIN)
-        if not limit_text.isdigit() or not 1 <= int(limit_text) <= _LARGEST_CHAIN:
-            raise ApiError(400, {"code": 40010000, "message": f"invalid limit: expected 1 to {_LARGEST_CHAIN}"})
-        symbols = self._chain_symbols(underlying, request.query)
+        return self._snapshots(request, self._chain_symbols(underlying, request.query))
+
+    def _snapshots(self, request: Request, symbols: list[str]) -> Response:
+        """One page of the contracts' snapshots. Raises ApiError 400."""
         begin = token_offset(request.query.get("page_token"))
-        end = begin + int(limit_text)
-        snapshots = {symbol: self._snapshot(symbol) for symbol in symbols[begin:end]}
+        end = begin + whole_number(request.query, "limit", _DEFAULT_CHAIN, _LARGEST_CHAIN)
         updated_since = request.query.get("updated_since")
-        if updated_since:
-            since = iso(moment_of(updated_since, "updated_since"))
-            snapshots = {s: one for s, one in snapshots.items() if one and one["latestQuote"]["t"] >= since}
-        shown = {symbol: one for symbol, one in snapshots.items() if one is not None}
+        since = iso(moment_of(updated_since, "updated_since")) if updated_since else ""
+        snapshots = {symbol: self._snapshot(symbol) for symbol in symbols[begin:end]}
+        shown = {symbol: one for symbol, one in snapshots.items() if one and one["latestQuote"]["t"] >= since}
         token = offset_token(end) if end < len(symbols) else None
         return json_response({"snapshots": shown, "next_page_token": token})
 

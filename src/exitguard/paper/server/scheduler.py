@@ -7,6 +7,10 @@ from collections.abc import Callable
 _SOON_SECONDS = 0.1
 
 
+def _nothing() -> None:
+    return
+
+
 class LoopScheduler:
     """Runs engine callbacks after wall-time delays, and knows whether any is due soon."""
 
@@ -14,6 +18,8 @@ class LoopScheduler:
         self._pending: set[asyncio.Handle] = set()
         self._soon = 0
         self._closed = False
+        # Called after each function that was run.
+        self.afterwards: Callable[[], None] = _nothing
 
     @property
     def busy(self) -> bool:
@@ -32,6 +38,7 @@ class LoopScheduler:
             self._pending.discard(handle)
             self._soon -= soon
             function()
+            self.afterwards()
 
         loop = asyncio.get_running_loop()
         handle = loop.call_later(delay, run) if delay > 0 else loop.call_soon(run)
