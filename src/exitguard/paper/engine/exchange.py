@@ -210,6 +210,10 @@ class Exchange:
         """GET /v2/corporate_actions/announcements/{id}."""
         return self._extras.get_announcement(announcement_id)
 
+    def announced(self) -> list[Json]:
+        """Every corporate action announced so far, oldest first, in the shape of the announcements."""
+        return self._extras.announced()
+
     # Watchlists
     def list_watchlists(self, account: Account) -> list[Json]:
         """GET /v2/watchlists (without their assets)."""

@@ -28,6 +28,8 @@ _PERIOD_DAYS = {"D": 1, "W": 7, "M": 30, "A": 365}
 _MAX_WATCHLISTS = 200
 _MAX_WATCHED = 500
 _ANNOUNCEMENTS_KEPT = 1_000
+_ANNOUNCEMENT_TYPES = frozenset({"dividend", "merger", "spinoff", "split", "reorg"})
+_ANNOUNCEMENT_DATES = ("declaration_date", "ex_date", "record_date", "payable_date")
 _MARGIN_MULTIPLIERS = ("1", "2", "4")
 
 
@@ -235,6 +237,10 @@ class Extras:
         """Take over what was announced before a restart."""
         self._announcements.update(announcements)
 
+    def announced(self) -> list[Json]:
+        """Every corporate action, oldest first."""
+        return list(self._announcements.values())
+
     def announcements(self, params: Mapping[str, Any]) -> list[Json]:
         """GET /v2/corporate_actions/announcements. Raises ApiError 422 without types or dates."""
         kinds = {kind.lower() for kind in list_field(params, "ca_types")}
@@ -243,12 +249,18 @@ class Extras:
             raise invalid("ca_types, since and until are required")
         if until < since or until - since > timedelta(days=90):
             raise unprocessable("since and until must be in order and no more than 90 days apart")
+        unknown = kinds - _ANNOUNCEMENT_TYPES
+        if unknown:
+            raise unprocessable(f"invalid ca_types: {sorted(unknown)[0][:32]}")
         symbol = text_field(params, "symbol")
+        dated = choice_field(params, "date_type", _ANNOUNCEMENT_DATES) or "declaration_date"
         return [
             action
             for action in self._announcements.values()
             if action["ca_type"] in kinds
-            and since.isoformat() <= action["declaration_date"] <= until.isoformat()
+            # No stock of the exchange has a CUSIP.
+            and not params.get("cusip")
+            and since.isoformat() <= action[dated] <= until.isoformat()
             and symbol in (None, action["initiating_symbol"], action["target_symbol"])
         ]
 

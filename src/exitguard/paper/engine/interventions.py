@@ -180,7 +180,7 @@ class Interventions:
         del self._venue.assets[old]
         asset.symbol = name
         self._venue.assets[name] = asset
-        self._extras.announce("spinoff", old, {"target_symbol": name})
+        self._extras.announce("name_change", old, {"target_symbol": name})
 
     # Arguments --------------------------------------------------------------------------------------------------------
 

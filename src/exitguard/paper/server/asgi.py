@@ -119,7 +119,7 @@ class PaperApp:
             )
         if path == "/health":
             return json_response({"status": "ok"})
-        if not path.startswith(("/v2/", "/v3/", "/v1beta1/")):
+        if not path.startswith(("/v1/", "/v2/", "/v3/", "/v1beta1/")):
             raise not_found()
         request.account = account_of(self.host.exchange, request.headers)
         if request.account is None:

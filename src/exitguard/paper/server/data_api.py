@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from exitguard.paper.engine import ApiError
+from exitguard.paper.server.data_corporate import corporate_actions
 from exitguard.paper.server.data_fields import bad_request, check_words, symbols_of
 from exitguard.paper.server.data_frames import iso, quote_fields, trade_fields
 from exitguard.paper.server.data_history import History, bar_json
@@ -50,7 +51,7 @@ class DataApi:
         path = request.path.rstrip("/")
         check_words(request, "currency", _CURRENCIES)
         if path == _CORPORATE_ACTIONS:
-            return json_response(self._host.exchange.corporate_actions(request.query))
+            return json_response(corporate_actions(self._host.exchange.announced(), request.query))
         if path.startswith(_SCREENER):
             return self._screener.handle(request, path[len(_SCREENER) :].split("/"))
         if path.startswith(_OPTIONS):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exitguard.paper.engine import ApiError
-from exitguard.paper.server.data_fields import symbols_of, whole_number
+from exitguard.paper.server.data_fields import bad_request, symbols_of, whole_number
 from exitguard.paper.server.data_frames import iso, quote_fields, trade_fields
 from exitguard.paper.server.data_history import History, bar_json
 from exitguard.paper.server.data_paging import moment_of, offset_token, token_offset
@@ -118,7 +118,13 @@ class OptionData:
         token: str | None = None
         while True:
             asked = {"underlying_symbols": underlying, "limit": "10000", **filters}
-            answer = self._host.exchange.list_option_contracts({**asked, **({"page_token": token} if token else {})})
+            try:
+                answer = self._host.exchange.list_option_contracts(
+                    {**asked, **({"page_token": token} if token else {})}
+                )
+            except ApiError as refusal:
+                # The same filters, refused with the data API's status.
+                raise bad_request(refusal.body["message"]) from refusal
             symbols.extend(contract["symbol"] for contract in answer["option_contracts"])
             token = answer.get("next_page_token")
             if not token:
