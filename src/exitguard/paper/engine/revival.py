@@ -182,7 +182,8 @@ class Revival:
         if old is not None and old.status == "pending_replace":
             self._desk.resume_replace(old, order)
         elif order.replaces is not None:
-            self._lifecycle.finish(order, "rejected")
+            # Its predecessor ended first.
+            venue.schedule(venue.settings.replace_delay, lambda: self._lifecycle.finish(order, "rejected"))
         else:
             venue.schedule(venue.settings.accept_delay, lambda: self._lifecycle.accept(order))
 
