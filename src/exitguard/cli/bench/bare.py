@@ -3,14 +3,12 @@
 The same libraries, event loop, frames and order fields as the product's; no position, no rule, no ledger.
 """
 
-import asyncio
 import sys
 
 import aiohttp
 import msgspec
 import orjson
 import uvloop
-
 from websockets.exceptions import ConnectionClosed
 
 from exitguard.broker.wire import open_socket

@@ -10,6 +10,7 @@ import orjson
 from exitguard.cli.bench.answers import ACCOUNT_NUMBER
 from exitguard.cli.bench.book import Sizes, ledger_operations, make_book, opening_time, trading_day
 from exitguard.cli.bench.place import DATABASE, Place
+from exitguard.cli.bench.probed import stages
 from exitguard.cli.bench.result import Measurement, Target, measured, quantile
 from exitguard.cli.bench.venue import BARE, OPTIONS, STOCKS, TRADES
 from exitguard.core.records import Batch, Operation
@@ -124,3 +125,9 @@ async def measure(place: Place, sizes: Sizes, say: Callable[[str], None]) -> dic
     return rows(await play(place, sizes, say, ("exitguard.cli.main",)))
 
 
+async def explain(place: Place, sizes: Sizes, say: Callable[[str], None]) -> dict[str, list[float]]:
+    """Microseconds of each stage of the breaches of another run, with probes in the manager."""
+    target = place.folder / "moments.json"
+    stamps = await play(place, sizes, say, ("exitguard.cli.bench.probed", str(target)))
+    moments = [(str(name), int(at)) for name, at in orjson.loads(target.read_bytes())]
+    return stages(moments, stamps.product)

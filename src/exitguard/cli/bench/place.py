@@ -41,7 +41,8 @@ class Place:
         """The children's environment: this state directory, and nothing that points to another ledger or account."""
         ours = {"DATABASE_URL", "ACCOUNT_NAME", "ACCOUNT_TIER", "RUN_MODE", "EXITGUARD_CONFIG"}
         kept = {name: value for name, value in os.environ.items() if name not in ours}
-        return kept | {"EXITGUARD_STATE_DIR": str(self.folder), "BENCH_KEY": "bench-key", "BENCH_SECRET": "bench-secret"}
+        keys = {"BENCH_KEY": "bench-key", "BENCH_SECRET": "bench-secret"}
+        return kept | keys | {"EXITGUARD_STATE_DIR": str(self.folder)}
 
     async def database(self) -> str:
         """Connection URL of an empty, migrated database; the embedded server is started for it."""
@@ -117,7 +118,9 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def open_place() -> AsyncIterator[Place]:
     """A place that is gone afterwards, whatever happened."""
     base = ensure_state_dir()
-    await _clear_leftovers(base)
+    for leftover in _leftovers(base):
+        await EmbeddedServer(leftover).destroy()
+        shutil.rmtree(leftover, ignore_errors=True)
     folder = base / f"{_PREFIX}{os.getpid()}"
     folder.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700)
     place = Place(folder, EmbeddedServer(folder))
@@ -129,12 +132,10 @@ async def open_place() -> AsyncIterator[Place]:
         shutil.rmtree(folder)
 
 
-async def _clear_leftovers(base: Path) -> None:
-    for folder in base.glob(f"{_PREFIX}*"):
-        number = folder.name.removeprefix(_PREFIX)
-        if number.isdecimal() and not _runs(int(number)):
-            await EmbeddedServer(folder).destroy()
-            shutil.rmtree(folder, ignore_errors=True)
+def _leftovers(base: Path) -> list[Path]:
+    """Folders of benchmarks whose process is gone."""
+    found = ((folder, folder.name.removeprefix(_PREFIX)) for folder in base.glob(f"{_PREFIX}*"))
+    return [folder for folder, number in found if number.isdecimal() and not _runs(int(number))]
 
 
 def _runs(process: int) -> bool:

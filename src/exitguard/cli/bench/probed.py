@@ -83,7 +83,7 @@ def run(target: Path, arguments: list[str]) -> int:
 
 def stages(moments: list[tuple[str, int]], rounds: list[tuple[int, int]]) -> dict[str, list[float]]:
     """Microseconds of each stage in each round in which all of them were seen; both lists in the order of time."""
-    found: dict[str, list[float]] = {name: [] for name, _ in STAGES} | {LAST_STAGE: []}
+    found: dict[str, list[float]] = {name: [] for name in (*(name for name, _ in STAGES), LAST_STAGE)}
     position = 0
     for sent, arrived in rounds:
         while position < len(moments) and moments[position][1] < sent:

@@ -212,7 +212,9 @@ class Venue:
             at, client_order_id = await asyncio.wait_for(arrived, _ANSWER_SECONDS)
         except TimeoutError as error:
             who = "the bare loop" if path == BARE else "the manager"
-            raise RuntimeError(f"{who} sent no order within {_ANSWER_SECONDS:g} s of a breach of {held.symbol}") from error
+            raise RuntimeError(
+                f"{who} sent no order within {_ANSWER_SECONDS:g} s of a breach of {held.symbol}"
+            ) from error
         finally:
             self._expected = None
         if path != BARE:

@@ -1,0 +1,119 @@
+"""Whole programs: how long the demo's day takes, and how much memory an idle manager holds."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import orjson
+
+from exitguard.cli.bench.place import DATABASE, BenchFailed, Place
+from exitguard.cli.bench.result import Measurement, Target, measured
+
+DAY = Target(60.0)
+MEMORY = Target(150.0)
+_DAY_SECONDS = 600.0
+_START_SECONDS = 60.0
+# After its first heartbeat a manager has nothing left to start; its allocator gets this long to come to rest.
+_IDLE_SECONDS = 5.0
+
+_SETTINGS = """
+[database]
+url = "embedded:{database}"
+
+[accounts.idle]
+tier = "idle"
+mode = "paper"
+rest_url = "{rest}"
+trade_stream_url = "{stream}"
+data_url = "{data}"
+stock_stream_url = "{data_stream}"
+option_stream_url = "{option_stream}"
+key = "file:{folder}/idle.key"
+secret = "file:{folder}/idle.secret"
+account_number = "{number}"
+clock = "stepped"
+requests_per_minute = 100000
+"""
+
+
+async def demo_day(place: Place, say: Callable[[str], None]) -> dict[str, Measurement]:
+    """Play the day of `exitguard demo` once to the end; wall seconds as a person waits for them.
+
+    Raises BenchFailed when it does not end, or finds something wrong: a day that failed is no measurement.
+    """
+    say("demo_day: exitguard demo --headless --json")
+    # Warm, as on a machine where something of ours ran before: the server's data folder exists.
+    await place.database()
+    began = time.perf_counter()
+    process = await place.start("demo", "exitguard.cli.main", "demo", "--headless", "--json")
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), _DAY_SECONDS)
+    except TimeoutError as error:
+        raise BenchFailed(f"exitguard demo did not end within {_DAY_SECONDS:g} s") from error
+    finally:
+        await place.stop(process)
+    seconds = time.perf_counter() - began
+    if process.returncode != 0:
+        last = output.decode(errors="replace").splitlines()[-1:]
+        raise BenchFailed(f"exitguard demo ended with exit code {process.returncode}: {''.join(last)[:300]}")
+    return {"demo_day": measured(seconds, "s", target=DAY)}
+
+
+async def idle_memory(place: Place, say: Callable[[str], None]) -> dict[str, Measurement]:
+    """Resident memory of one `exitguard run` of one account that holds nothing, against an interpreter's alone."""
+    say("idle_memory: one manager against the paper exchange")
+    url = await place.database()
+    exchange = await place.start(
+        "paper", "exitguard.cli.main", "paper", "--account", "idle:100000", "--generate", "1", "--json", "--paused"
+    )
+    addresses = orjson.loads(await place.line(exchange, _START_SECONDS))
+    account = addresses["accounts"]["idle"]
+    for name in ("key", "secret"):
+        path = place.folder / f"idle.{name}"
+        path.touch(mode=0o600)
+        path.write_text(account[name], encoding="utf-8")
+    settings = place.folder / "idle.toml"
+    settings.write_text(
+        _SETTINGS.format(database=DATABASE, folder=place.folder, number=account["account_number"], **addresses),
+        encoding="utf-8",
+    )
+    manager = await place.start("manager", "exitguard.cli.main", "run", "--config", str(settings))
+    bare = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(3600)")
+    try:
+        await _beating(url, manager)
+        await asyncio.sleep(_IDLE_SECONDS)
+        ours, theirs = resident_megabytes(manager.pid), resident_megabytes(bare.pid)
+    finally:
+        bare.kill()
+        await bare.wait()
+        await place.stop_all()
+    return {"idle_memory": measured(ours, "MB", baseline=theirs, target=MEMORY)}
+
+
+async def _beating(url: str, manager: asyncio.subprocess.Process) -> None:
+    """Wait for the account's first heartbeat."""
+    connection = await asyncpg.connect(url)
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not await connection.fetchval("SELECT count(*) FROM heartbeats WHERE component = 'manager'"):
+            if manager.returncode is not None or time.monotonic() > deadline:
+                raise BenchFailed("the idle manager did not start")
+            await asyncio.sleep(0.1)
+    finally:
+        await connection.close()
+
+
+def resident_megabytes(process: int) -> float:
+    """Resident memory of a process, in millions of bytes. Source: /proc; Linux only."""
+    status = Path(f"/proc/{process}/status")
+    try:
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError as error:
+        raise BenchFailed(f"cannot read {status}: {error.strerror}: this is measured on Linux only") from error
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmRSS:")), None)
+    if kilobytes is None:
+        raise BenchFailed(f"{status} does not tell the resident memory")
+    return int(kilobytes) * 1024 / 1e6
