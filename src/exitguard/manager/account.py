@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -30,6 +32,7 @@ from exitguard.core.records import (
     IntentRecord,
     IntentStatus,
     LedgerState,
+    Mark,
     PositionRecord,
     PositionStatus,
     PutPosition,
@@ -47,6 +50,7 @@ from exitguard.store.port import StoreUnavailable
 # Look-ups of an intent that a crash left open, before its absence counts as proven.
 RECOVERY_LOOKUPS = 3
 STREAM_ALARM_SECONDS = 60
+SWEEP_RETRY_WITHIN_SECONDS = 5.0
 
 
 class AccountManager:
@@ -289,6 +293,15 @@ class AccountManager:
         now = context.clock.now()
         marks = self.watcher.sweep(now)
         context.log.info(f"Found {len(marks)} open position(s)", open=len(marks))
+        began = time.monotonic()
+        # A database that stumbles is asked once more at once; one that is away must not hold up the next sweep.
+        if not await self._record_sweep(marks, now) and time.monotonic() - began < SWEEP_RETRY_WITHIN_SECONDS:
+            await self._record_sweep(marks, now)
+        return now
+
+    async def _record_sweep(self, marks: Sequence[Mark], now: datetime) -> bool:
+        """Write the marks and the heartbeat; False when the database did not take them."""
+        context = self.context
         try:
             await context.ledger.commit()
             if marks:
@@ -296,7 +309,8 @@ class AccountManager:
             await context.ledger.store.beat(self._heartbeat(now), context.ledger.epoch)
         except StoreUnavailable as error:
             context.log.error("marks and heartbeat not written", reason=str(error))
-        return now
+            return False
+        return True
 
     def _heartbeat(self, now: datetime) -> Heartbeat:
         context = self.context
