@@ -140,7 +140,7 @@ class _View:
 
         canvas = Console(record=True, file=io.StringIO(), width=_PICTURE_WIDTH, force_terminal=True)
         if self._frame is not None:
-            canvas.print(render(*self._frame, rows=44))
+            canvas.print(render(*self._frame, rows=36))
         canvas.print(render_summary(summary))
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without the fonts that rich would have a viewer fetch from elsewhere: any fixed-width font will do.

@@ -63,7 +63,9 @@ def render(summary: Summary) -> RenderableType:
     parts: list[RenderableType] = [_accounts(summary), _reasons(summary)]
     if summary.provoked:
         told = Text("\n".join(summary.provoked), style="dim")
-        parts.append(Panel(told, title="what was done behind the managers' backs", title_align="left", style="dim"))
+        parts.append(
+            Panel(told, title="what was done behind the managers' backs", title_align="left", expand=False, style="dim")
+        )
     parts.append(_verdict(summary))
     return Group(*parts)
 
@@ -143,7 +145,7 @@ def _verdict(summary: Summary) -> Panel:
     if summary.failure is not None:
         line.append(f"\n{summary.failure}", style="bold red")
     title = "checked against the exchange's own books: all closed" if summary.ok else "something is wrong"
-    return Panel(line, title=title, title_align="left", border_style="green" if summary.ok else "red")
+    return Panel(line, title=title, title_align="left", expand=False, border_style="green" if summary.ok else "red")
 
 
 def kept_lines(kept: "Kept") -> list[str]:

@@ -40,7 +40,8 @@ _EVENT_STYLE = {
 
 def render(snapshot: Snapshot, session: Session, rows: int = 40) -> RenderableType:
     """One frame that fits `rows` lines."""
-    room = max(6, rows - 16 - len(snapshot.trouble[-3:]))
+    # Around the positions: header, the table's own lines, events, a free line.
+    room = max(6, rows - 9 - _EVENT_ROWS - len(snapshot.trouble[-3:]))
     return Group(
         _header(snapshot, session),
         _positions(snapshot, session, room),
