@@ -14,7 +14,8 @@ _POSITIONS = """
 INSERT INTO active_positions (account_name, id, uid, symbol, ticker, instrument_type, strategy_type, side, quantity,
     original_quantity, entry_price, entry_time, max_hold_deadline, multiplier, policy_name, status, protection,
     bracket_order_accepted, scaled_out, adopted, close_attempt, realised_pnl)
-SELECT 'large', i, 'u' || i, s, s, 'STOCK', 'swing', 'long', 1, 1, 10, $1::timestamptz, $1::timestamptz + interval '1 day', 1, 'default', 'open',
+SELECT 'large', i, 'u' || i, s, s, 'STOCK', 'swing', 'long', 1, 1, 10, $1::timestamptz,
+    $1::timestamptz + interval '1 day', 1, 'default', 'open',
     'protected', true, false, false, 0, 0
 FROM unnest(ARRAY['A', 'B', 'C']) WITH ORDINALITY AS given (s, i)
 """
