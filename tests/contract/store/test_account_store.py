@@ -358,3 +358,27 @@ async def test_every_kind_of_event_and_evidence_can_be_kept(world: World) -> Non
     operations = [event(kind, None, why="x") for kind in EventType]
     aside = SetAside("quote", "price is NaN", {"raw": "NaN"}, NOON)
     await store.commit(batch("large", lease.epoch, *operations, aside))
+
+
+async def test_i2_a_second_live_close_of_a_position_is_refused(world: World) -> None:
+    store, lease = await leased(world, "large")
+    first, second = intent("large", 1), intent("large", 1)
+    await store.commit(batch("large", lease.epoch, PutPosition(position("large")), PutIntent(first)))
+    with pytest.raises(StoreRejected):
+        await store.commit(batch("large", lease.epoch, PutIntent(second)))
+    ended = replace(first, status=IntentStatus.CANCELED)
+    await store.commit(batch("large", lease.epoch, PutIntent(ended), PutIntent(second)))
+    assert (await store.load()).live_intents == (second,)
+
+
+async def test_a_closed_position_is_closed_for_good(world: World) -> None:
+    store, lease = await leased(world, "large")
+    await store.commit(batch("large", lease.epoch, PutPosition(closed(position("large")))))
+    with pytest.raises(StoreRejected):
+        await store.commit(batch("large", lease.epoch, PutPosition(position("large"))))
+
+
+async def test_an_intent_names_a_position_that_exists(world: World) -> None:
+    store, lease = await leased(world, "large")
+    with pytest.raises(StoreRejected):
+        await store.commit(batch("large", lease.epoch, PutIntent(intent("large", 999))))

@@ -1,4 +1,4 @@
-"""The order book of the fake brokerage: orders, legs, holds and fills, matched against the newest quotes."""
+"""The order book of the brokerage in memory: orders, legs, holds and fills, matched against the newest quotes."""
 
 import uuid
 from collections.abc import Callable
@@ -28,8 +28,8 @@ _WORKING = (OrderStatus.NEW, OrderStatus.PENDING_NEW, OrderStatus.ACCEPTED, Orde
 
 
 @dataclass(slots=True)
-class FakeOrder:
-    """One order of the fake's book; `snapshot()` is what the outside sees."""
+class BookOrder:
+    """One order of the book; `snapshot()` is what the outside sees."""
 
     id: str
     client_order_id: str
@@ -51,7 +51,7 @@ class FakeOrder:
     filled_at: datetime | None = None
     replaced_by: str | None = None
     replaces: str | None = None
-    legs: list["FakeOrder"] = field(default_factory=list)
+    legs: list["BookOrder"] = field(default_factory=list)
 
     @property
     def left(self) -> Decimal:
@@ -84,7 +84,7 @@ class FakeOrder:
         )
 
 
-class FakeBook:
+class MemoryBook:
     """Cash, positions and orders of one account."""
 
     def __init__(self, now: Callable[[], datetime], cash: Decimal) -> None:
@@ -93,7 +93,7 @@ class FakeBook:
         self.trading_blocked = False
         self.auto_fill = True
         self.largest_fill: Decimal | None = None
-        self.orders: dict[str, FakeOrder] = {}
+        self.orders: dict[str, BookOrder] = {}
         self.quotes: dict[str, Quote] = {}
         self.held: dict[str, tuple[Decimal, Decimal]] = {}
         self.all_fills: list[Fill] = []
@@ -122,7 +122,7 @@ class FakeBook:
                 qty = order.left if self.largest_fill is None else min(order.left, self.largest_fill)
                 self._execute(order, qty, price)
 
-    def _triggers(self, order: FakeOrder) -> bool:
+    def _triggers(self, order: BookOrder) -> bool:
         if order.status in _WORKING or order.status is OrderStatus.PENDING_CANCEL:
             return True
         # The stop of a live pair is reported `held` and still triggers.
@@ -133,7 +133,7 @@ class FakeBook:
         return live_oco or parent.status is OrderStatus.FILLED
 
     @staticmethod
-    def _marketable_at(order: FakeOrder, quote: Quote) -> Decimal | None:
+    def _marketable_at(order: BookOrder, quote: Quote) -> Decimal | None:
         buying = order.side is OrderSide.BUY
         far = quote.ask if buying else quote.bid
         if far <= 0:
@@ -148,7 +148,7 @@ class FakeBook:
             return far if reached else None
         return None
 
-    def _execute(self, order: FakeOrder, qty: Decimal, price: Decimal) -> Fill:
+    def _execute(self, order: BookOrder, qty: Decimal, price: Decimal) -> Fill:
         now = self._now()
         order.filled_qty += qty
         order.filled_value += qty * price
@@ -180,7 +180,7 @@ class FakeBook:
             del self.held[fill.symbol]
         self.cash -= parse_instrument(fill.symbol).notional(signed, fill.price)
 
-    def _wake_or_cancel_group(self, order: FakeOrder) -> None:
+    def _wake_or_cancel_group(self, order: BookOrder) -> None:
         parent = self._parent(order)
         if parent is None and order.order_class is OrderClass.BRACKET:
             for leg in order.legs:
@@ -193,7 +193,7 @@ class FakeBook:
             if not other.status.is_terminal:
                 self._set_canceled(other)
 
-    def _set_canceled(self, order: FakeOrder) -> None:
+    def _set_canceled(self, order: BookOrder) -> None:
         order.status = OrderStatus.CANCELED
         order.updated_at = self._now()
         self._publish("canceled", order)
@@ -203,7 +203,7 @@ class FakeBook:
             if other.group == order.group and not other.status.is_terminal:
                 self._set_canceled(other)
 
-    def _book(self, request: OrderRequest) -> FakeOrder:
+    def _book(self, request: OrderRequest) -> BookOrder:
         group = str(uuid.uuid4())
         grouped = request.order_class is not OrderClass.SIMPLE
         role = {OrderClass.OCO: "take_profit", OrderClass.SIMPLE: ""}.get(request.order_class, "entry")
@@ -236,9 +236,9 @@ class FakeBook:
         kind: OrderType,
         limit: Decimal | None,
         stop: Decimal | None,
-    ) -> FakeOrder:
+    ) -> BookOrder:
         now = self._now()
-        return FakeOrder(
+        return BookOrder(
             str(uuid.uuid4()), client_order_id, request.symbol, side, request.qty, kind, OrderClass.SIMPLE, limit, stop,
             request.position_intent, OrderStatus.NEW, now, now, "",
         )  # fmt: skip
@@ -283,22 +283,22 @@ class FakeBook:
         value = parse_instrument(symbol).notional(qty, price) if price is not None else None
         return BrokerPosition(symbol, qty, free if qty > 0 else -free, average, price, value, f"asset-{symbol}")
 
-    def _everything(self) -> list[FakeOrder]:
+    def _everything(self) -> list[BookOrder]:
         found = list(self.orders.values())
         for order in self.orders.values():
             found += [leg for leg in order.legs if leg.id not in self.orders]
         return found
 
-    def _find(self, order_id: str) -> FakeOrder | None:
+    def _find(self, order_id: str) -> BookOrder | None:
         return next((o for o in self._everything() if o.id == order_id), None)
 
-    def _parent(self, order: FakeOrder) -> FakeOrder | None:
+    def _parent(self, order: BookOrder) -> BookOrder | None:
         return next((o for o in self.orders.values() if order in o.legs), None)
 
     def _used(self, client_order_id: str) -> bool:
         return any(o.client_order_id == client_order_id for o in self._everything())
 
-    def _publish(self, event: str, order: FakeOrder, fill: Fill | None = None) -> None:
+    def _publish(self, event: str, order: BookOrder, fill: Fill | None = None) -> None:
         qty = self.held.get(order.symbol, (ZERO, ZERO))[0]
         update = TradeUpdate(event, order.snapshot(nested=False), self._now(), fill, qty if fill else None)
         for sink in list(self.update_sinks):
