@@ -173,7 +173,7 @@ async def test_clock_and_calendar_have_new_york_times(client: Client) -> None:
     assert (await client.get("/v3/calendar/NYSE?start=2026-11-27&end=2026-11-27"))[1]["calendar"][0]["core_end"] == (
         "2026-11-27T13:00:00-05:00"
     )
-    assert (await client.get("/v3/calendar/MOON"))[0] == 404
+    assert (await client.get("/v3/calendar/MOON"))[0] == 400
 
 
 async def test_stock_data_envelopes(client: Client) -> None:

@@ -19,7 +19,14 @@ from exitguard.paper.engine.errors import (
     invalid,
     unprocessable,
 )
-from exitguard.paper.engine.fields import body_of, choice_field, positive_field, quantity_field, text_field
+from exitguard.paper.engine.fields import (
+    body_of,
+    choice_field,
+    mapping_field,
+    positive_field,
+    quantity_field,
+    text_field,
+)
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.model import TERMINAL, ZERO, Account, Asset, Group, Order
 from exitguard.paper.engine.multileg import MultiLeg
@@ -216,6 +223,10 @@ class Desk:
 
     @staticmethod
     def _read_changes(order: Order, body: Mapping[str, Any]) -> dict[str, Any]:
+        if body.get("notional"):
+            raise unprocessable("notional of an order cannot be replaced")
+        if mapping_field(body, "advanced_instructions"):
+            raise unprocessable("advanced instructions are not enabled for this account")
         changes: dict[str, Any] = {
             "qty": quantity_field(body, "qty"),
             "time_in_force": choice_field(body, "time_in_force", TIMES_IN_FORCE),

@@ -14,6 +14,7 @@ from exitguard.paper.engine.daily import TradingDay
 from exitguard.paper.engine.desk import Desk
 from exitguard.paper.engine.extras import Extras
 from exitguard.paper.engine.faults import Fault
+from exitguard.paper.engine.history import portfolio_history
 from exitguard.paper.engine.interventions import Interventions
 from exitguard.paper.engine.keeping import Keeping
 from exitguard.paper.engine.ledger import Ledger
@@ -183,7 +184,7 @@ class Exchange:
 
     def portfolio_history(self, account: Account, params: Mapping[str, str]) -> Json:
         """GET /v2/account/portfolio/history."""
-        return self._extras.portfolio_history(account, params)
+        return portfolio_history(self._venue, account, params)
 
     # Assets and contracts
     def list_assets(self, params: Mapping[str, str]) -> list[Json]:

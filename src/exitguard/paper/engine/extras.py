@@ -1,12 +1,9 @@
-"""The rest of the surface, simple but true to shape: portfolio history, watchlists, announcements, configurations."""
+"""The rest of the surface, simple but true to shape: watchlists, announcements, configurations."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from typing import Any
 
-from exitguard.core.session import NEW_YORK
-from exitguard.paper.engine.balances import balances
 from exitguard.paper.engine.errors import invalid, not_found, unprocessable
 from exitguard.paper.engine.fields import (
     body_of,
@@ -14,17 +11,14 @@ from exitguard.paper.engine.fields import (
     day_field,
     flag_field,
     list_field,
-    moment_field,
     text_field,
     whole_field,
 )
 from exitguard.paper.engine.model import Account
 from exitguard.paper.engine.venue import Venue
 from exitguard.paper.engine.views import Json, asset_json, configurations_json
-from exitguard.paper.engine.wire import microseconds, moment_of, timestamp
+from exitguard.paper.engine.wire import timestamp
 
-_TIMEFRAMES = {"1Min": 60, "5Min": 300, "15Min": 900, "1H": 3600, "1D": 86_400}
-_PERIOD_DAYS = {"D": 1, "W": 7, "M": 30, "A": 365}
 _MAX_WATCHLISTS = 200
 _MAX_WATCHED = 500
 _ANNOUNCEMENTS_KEPT = 1_000
@@ -67,35 +61,6 @@ class Extras:
             changes["trade_confirm_email"] = email
         account.configurations.update(changes)
         return configurations_json(account)
-
-    # Portfolio history ----------------------------------------------------------------------------------------------
-
-    def portfolio_history(self, account: Account, params: Mapping[str, Any]) -> Json:
-        """GET /v2/account/portfolio/history, from equity kept every five minutes of regular hours."""
-        timeframe = choice_field(params, "timeframe", _TIMEFRAMES)
-        now = microseconds(self._venue.moment())
-        start = moment_field(params, "start") or moment_field(params, "date_start")
-        end = moment_field(params, "end") or moment_field(params, "date_end") or now
-        period = text_field(params, "period") or "1M"
-        begin = start if start is not None else end - _period(period, self._venue.moment())
-        if timeframe is None:
-            timeframe = "15Min" if end - begin <= 7 * 86_400_000_000 else "1D"
-        points = [(stamp, equity) for stamp, equity in account.history if begin <= stamp <= end]
-        if end >= now:
-            points.append((now, balances(account).equity.quantize(Decimal("0.01"))))
-        points = _thin(points, timeframe)
-        base = points[0][1] if points else account.last_equity
-        profit = [equity - base for _, equity in points]
-        return {
-            "timestamp": [stamp // 1_000_000 for stamp, _ in points],
-            "equity": [float(equity) for _, equity in points],
-            "profit_loss": [float(value) for value in profit],
-            "profit_loss_pct": [float(round(value / base, 6)) if base else 0.0 for value in profit],
-            "base_value": float(base),
-            "base_value_asof": moment_of(points[0][0]).astimezone(NEW_YORK).date().isoformat() if points else None,
-            "timeframe": timeframe,
-            "cashflow": {},
-        }
 
     # Watchlists -----------------------------------------------------------------------------------------------------
 
@@ -270,31 +235,3 @@ class Extras:
         if action is None:
             raise not_found("announcement not found")
         return action
-
-
-def _period(period: str, now: datetime) -> int:
-    """Microseconds of a period such as 1D, 2W, 3M, 1A, or since the first of January for YTD."""
-    if period == "YTD":
-        local = now.astimezone(NEW_YORK)
-        return microseconds(now) - microseconds(
-            local.replace(month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
-        )
-    number, unit = period[:-1], period[-1:]
-    if not number.isdigit() or len(number) > 4 or int(number) < 1 or unit not in _PERIOD_DAYS:
-        raise unprocessable("period must be a number followed by D, W, M or A")
-    return int(number) * _PERIOD_DAYS[unit] * 86_400_000_000
-
-
-def _thin(points: list[tuple[int, Decimal]], timeframe: str) -> list[tuple[int, Decimal]]:
-    """The last point of each step of a timeframe, stamped at the step's beginning."""
-    if timeframe == "1D":
-        days: dict[int, Decimal] = {}
-        for stamp, equity in points:
-            midnight = moment_of(stamp).astimezone(NEW_YORK).replace(hour=0, minute=0, second=0, microsecond=0)
-            days[microseconds(midnight)] = equity
-        return list(days.items())
-    step = _TIMEFRAMES[timeframe] * 1_000_000
-    steps: dict[int, Decimal] = {}
-    for stamp, equity in points:
-        steps[stamp // step * step] = equity
-    return list(steps.items())

@@ -28,6 +28,10 @@ _FRIDAY = 4
 _STOCK_ATTRIBUTES = frozenset(
     {"name", "exchange", "tradable", "marginable", "shortable", "easy_to_borrow", "fractionable", "attributes"}
 )
+_ASSET_CLASS_WORDS = (
+    "us_equity us_option crypto crypto_perp treasury corporate global_equity us_index us_equity_chain ipo"
+)
+_ASSET_CLASSES = frozenset(_ASSET_CLASS_WORDS.split())
 _EXCHANGES = ("AMEX", "ARCA", "BATS", "NYSE", "NASDAQ", "NYSEARCA", "OTC", "CRYPTO", "")
 
 
@@ -136,9 +140,7 @@ class Listing:
     def list_assets(self, params: Mapping[str, Any]) -> list[Json]:
         """GET /v2/assets."""
         status = choice_field(params, "status", ("active", "inactive", "all"))
-        kind = choice_field(
-            params, "asset_class", ("us_equity", "us_option", "crypto", "crypto_perp", "treasury", "ipo")
-        )
+        kind = choice_field(params, "asset_class", _ASSET_CLASSES)
         exchange = choice_field(params, "exchange", _EXCHANGES)
         attributes = set(list_field(params, "attributes"))
         wanted = kind or "us_equity"
@@ -171,7 +173,9 @@ class Listing:
         offset = whole_field(params, "page_token", 0, 0, 10**9)
         deliverables = flag_field(params, "show_deliverables")
         keep = self._contract_filter(params)
-        found = [asset for asset in self._venue.assets.values() if asset.is_option and keep(asset)]
+        # Every contract takes part in the Penny Program.
+        listed = self._venue.assets.values() if flag_field(params, "ppind", True) else ()
+        found = [asset for asset in listed if asset.is_option and keep(asset)]
         found.sort(key=lambda asset: (asset.root, asset.expiry, asset.right, asset.strike))
         page = found[offset : offset + limit]
         following = offset + limit

@@ -84,6 +84,8 @@ class _OrderFilter:
     def __init__(self, account: Account, params: Mapping[str, Any]) -> None:
         self.symbols = frozenset(list_field(params, "symbols"))
         self.classes = frozenset(list_field(params, "asset_class"))
+        if "all" in self.classes:
+            self.classes = frozenset()
         self.side = choice_field(params, "side", SIDES)
         self.after = moment_field(params, "after")
         self.until = moment_field(params, "until")

@@ -1,23 +1,38 @@
 """Clock and calendar answers in Alpaca's shapes (v2 and v3)."""
 
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from exitguard.core.errors import InvalidInput
 from exitguard.core.session import NEW_YORK, Session, SessionCalendar
 from exitguard.paper.engine import ApiError
 
+# Markets that keep the exchange's hours, by the codes that Alpaca accepts; the others it knows are abroad or of bonds.
+_NYSE = {"mic": "XNYS", "acronym": "NYSE", "name": "New York Stock Exchange"}
+_NASDAQ = {"mic": "XNAS", "acronym": "NASDAQ", "name": "Nasdaq"}
+_IEX = {"mic": "IEXG", "acronym": "IEX", "name": "Investors Exchange"}
+_OTC = {"mic": "OTCM", "acronym": "OTC", "name": "OTC Markets"}
+_OPRA = {"mic": "OPRA", "acronym": "OPRA", "name": "Options Price Reporting Authority"}
 _MARKETS = {
-    "NYSE": {"mic": "XNYS", "bic": "", "acronym": "NYSE", "name": "New York Stock Exchange"},
-    "NASDAQ": {"mic": "XNAS", "bic": "", "acronym": "NASDAQ", "name": "Nasdaq"},
-    "OPTIONS": {"mic": "XCBO", "bic": "", "acronym": "OPRA", "name": "US options"},
+    "NYSE": _NYSE,
+    "XNYS": _NYSE,
+    "NASDAQ": _NASDAQ,
+    "XNAS": _NASDAQ,
+    "IEX": _IEX,
+    "IEXG": _IEX,
+    "OTC": _OTC,
+    "OTCM": _OTC,
+    "OPRA": _OPRA,
 }
-_LONGEST_LISTING = timedelta(days=366 * 20)
 
 
 def _eastern(at: datetime) -> str:
     return at.astimezone(NEW_YORK).isoformat()
+
+
+def _utc(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def clock_json(calendar: SessionCalendar, now: datetime) -> dict[str, Any]:
@@ -30,20 +45,23 @@ def clock_json(calendar: SessionCalendar, now: datetime) -> dict[str, Any]:
     }
 
 
+def _bad(message: str) -> ApiError:
+    return ApiError(400, {"code": 40010001, "message": message})
+
+
 def _day(text: str | None, default: date, name: str) -> date:
     if not text:
         return default
     try:
         return date.fromisoformat(text[:10])
     except ValueError as error:
-        message = f"Invalid format for parameter {name}: expected YYYY-MM-DD, was {text[:40]!r}"
-        raise ApiError(400, {"code": 40010001, "message": message}) from error
+        raise _bad(f"Invalid format for parameter {name}: expected YYYY-MM-DD, was {text[:40]!r}") from error
 
 
 def _sessions(calendar: SessionCalendar, query: Mapping[str, str]) -> list[Session]:
     start = _day(query.get("start"), calendar.first_day, "start")
     end = _day(query.get("end"), calendar.last_day, "end")
-    return calendar.between(start, end) if end - start <= _LONGEST_LISTING or not query else []
+    return calendar.between(max(start, calendar.first_day), min(end, calendar.last_day))
 
 
 def _settlement(calendar: SessionCalendar, day: date) -> str:
@@ -55,7 +73,10 @@ def _settlement(calendar: SessionCalendar, day: date) -> str:
 
 def calendar_json(calendar: SessionCalendar, query: Mapping[str, str]) -> list[dict[str, Any]]:
     """GET /v2/calendar. With date_type=SETTLEMENT the range is one of settlement dates."""
-    by_settlement = query.get("date_type", "TRADING").upper() == "SETTLEMENT"
+    kind = query.get("date_type", "TRADING").upper()
+    if kind not in ("TRADING", "SETTLEMENT"):
+        raise _bad(f"Invalid value for parameter date_type: {kind[:40]!r}")
+    by_settlement = kind == "SETTLEMENT"
     rows = []
     for session in _sessions(calendar, {} if by_settlement else query):
         opened, closed = session.open.astimezone(NEW_YORK), session.close.astimezone(NEW_YORK)
@@ -89,11 +110,11 @@ def clock_v3_json(calendar: SessionCalendar, now: datetime, query: Mapping[str, 
     at = now
     if query.get("time"):
         try:
-            at = datetime.fromisoformat(query["time"])
-        except ValueError as error:
-            raise ApiError(400, {"code": 40010001, "message": "Invalid format for parameter time"}) from error
-        at = at.replace(tzinfo=NEW_YORK) if at.tzinfo is None else at
-    names = [name for name in query.get("markets", "NYSE").upper().split(",") if name]
+            at = datetime.fromisoformat(query["time"].strip())
+            at = (at.replace(tzinfo=NEW_YORK) if at.tzinfo is None else at).astimezone(UTC)
+        except (ValueError, OverflowError) as error:
+            raise _bad("Invalid format for parameter time: expected RFC-3339") from error
+    names = [name.strip() for name in (query.get("markets") or "NYSE").split(",") if name.strip()]
     try:
         session = calendar.current(at)
         rows = [
@@ -109,7 +130,7 @@ def clock_v3_json(calendar: SessionCalendar, now: datetime, query: Mapping[str, 
             for name in names
         ]
     except InvalidInput as error:
-        raise ApiError(422, {"code": 42210000, "message": str(error)}) from error
+        raise _bad(str(error)) from error
     return {"clocks": rows}
 
 
@@ -124,24 +145,28 @@ def _phase_end(calendar: SessionCalendar, session: Session | None, at: datetime)
 
 
 def market(name: str) -> dict[str, str]:
-    """A market's description. Raises ApiError 404 for one that the exchange does not have."""
-    found = _MARKETS.get(name.upper()) or next((m for m in _MARKETS.values() if m["mic"] == name.upper()), None)
+    """A market's description. Raises ApiError 400 for one that the exchange does not keep."""
+    found = _MARKETS.get(name.upper())
     if found is None:
-        raise ApiError(404, {"code": 40410000, "message": f"market not found: {name[:20]}"})
+        raise _bad(f"market is not supported: {name[:20]}")
     return {**found, "timezone": "America/New_York"}
 
 
 def calendar_v3_json(calendar: SessionCalendar, name: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """GET /v3/calendar/{market}: times with the New York offset."""
+    """GET /v3/calendar/{market}: times with the New York offset, or in UTC when asked for."""
+    zone = query.get("timezone")
+    if zone not in (None, "", "UTC"):
+        raise _bad(f"Invalid value for parameter timezone: {zone[:40]!r}")
+    show = _utc if zone else _eastern
     rows = [
         {
             "date": session.day.isoformat(),
-            "pre_start": _eastern(session.pre_open),
-            "pre_end": _eastern(session.open),
-            "core_start": _eastern(session.open),
-            "core_end": _eastern(session.close),
-            "post_start": _eastern(session.close),
-            "post_end": _eastern(session.post_close),
+            "pre_start": show(session.pre_open),
+            "pre_end": show(session.open),
+            "core_start": show(session.open),
+            "core_end": show(session.close),
+            "post_start": show(session.close),
+            "post_end": show(session.post_close),
             "settlement_date": _settlement(calendar, session.day),
         }
         for session in _sessions(calendar, query)

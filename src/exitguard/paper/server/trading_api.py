@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import unquote
 
 from exitguard.paper.engine import Account, ApiError
 from exitguard.paper.server import calendar_api
@@ -74,7 +73,7 @@ class TradingApi:
             return handler(request, account)
         for prefix, below in self._below:
             if path.startswith(prefix):
-                return below(request, account, unquote(path[len(prefix) :]))
+                return below(request, account, path[len(prefix) :])
         raise not_found()
 
     # Account

@@ -19,12 +19,27 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_BODY_BYTES = 1 << 20
+_LISTS = frozenset(
+    {
+        "activity_types",
+        "asset_class",
+        "attributes",
+        "ca_types",
+        "cashflow_types",
+        "symbols",
+        "types",
+        "underlying_symbols",
+    }
+)
 _JSON = (b"content-type", b"application/json; charset=UTF-8")
 
 
 @dataclass(slots=True)
 class Request:
-    """One HTTP request, its body read. `query` holds the last value of each name, `headers` lower-case names."""
+    """One HTTP request, its body read.
+
+    `query` holds the last value of each name (of a list all values, with commas), `headers` lower-case names.
+    """
 
     method: str
     path: str
@@ -90,7 +105,11 @@ def query_of(scope: Scope) -> dict[str, str]:
     text = scope["query_string"].decode("latin-1")
     if not text:
         return {}
-    return dict(parse_qsl(text.replace("+", "%2B") if _has_bare_offset(text) else text, keep_blank_values=True))
+    query: dict[str, str] = {}
+    for name, value in parse_qsl(text.replace("+", "%2B") if _has_bare_offset(text) else text, keep_blank_values=True):
+        # Lists come as one comma-separated value or as the same name again and again.
+        query[name] = f"{query[name]},{value}" if name in query and name in _LISTS else value
+    return query
 
 
 def _has_bare_offset(text: str) -> bool:
