@@ -28,8 +28,8 @@ BARE = "/bare"
 TRADES = "/stream"
 STOCKS = "/v2/iex"
 OPTIONS = "/v1beta1/indicative"
-# Polls of the account that the manager must have made before the first round: its books then agree with ours.
-_POLLS_BEFORE = 2
+# Polls of the account that the manager makes once it listens, before the first round: its books then agree with ours.
+_POLLS_BEFORE = 1
 _READY_SECONDS = 90.0
 _ANSWER_SECONDS = 5.0
 # Rest between rounds, in seconds: long enough for the manager to book one exit before the next begins.
