@@ -78,6 +78,10 @@ class Place:
             await asyncio.wait([reading, *ends], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if reading.done() and (line := reading.result()):
                 return line
+            if reading.done():
+                # Its output ended: so does the process, and then it can be named as the one that did.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), _STOP_SECONDS)
             raise BenchFailed(self._complaint(process, seconds))
         finally:
             for each in (reading, *ends):
