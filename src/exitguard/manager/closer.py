@@ -271,7 +271,16 @@ class Closer:
         if effect.full:
             await asyncio.sleep(effect.seconds)
             return closing.Done()
+        if not tracked.news.is_set():  # what arrived while the last question was asked counts too
+            await self._sleep_until_news(tracked, effect)
         tracked.news.clear()
+        if state.phase in (closing.Phase.WORKING, closing.Phase.CANCELLING) and state.order_id is not None:
+            known = self._context.orders.get(state.order_id)
+            if known is not None and not known.is_open and self._context.tally(known.id).qty >= known.filled_qty:
+                return closing.OrderSeen(known)
+        return closing.Done()
+
+    async def _sleep_until_news(self, tracked: Tracked, effect: closing.Wait) -> None:
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(tracked.news.wait())]
         if effect.until is not None:
             waits.append(asyncio.create_task(self._context.clock.sleep_until(effect.until)))
@@ -280,14 +289,13 @@ class Closer:
         finally:
             for task in waits:
                 task.cancel()
-        if state.phase in (closing.Phase.WORKING, closing.Phase.CANCELLING) and state.order_id is not None:
-            known = self._context.orders.get(state.order_id)
-            if known is not None and not known.is_open and self._context.tally(known.id).qty >= known.filled_qty:
-                return closing.OrderSeen(known)
-        return closing.Done()
 
     def _fold(self, tracked: Tracked, order: BrokerOrder, source: str) -> None:
+        """Fold an answer to our own question: that is no news to wake up for."""
+        had_news = tracked.news.is_set()
         self._lifecycle.apply_order(order, None, self._context.clock.now(), source)
+        if not had_news:
+            tracked.news.clear()
 
     def _seen(self, tracked: Tracked, order: BrokerOrder) -> Observation:
         self._fold(tracked, order, "orders")

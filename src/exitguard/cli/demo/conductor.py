@@ -24,6 +24,8 @@ from exitguard.core.session import NEW_YORK, Session
 MINUTE_PATIENCE = 30.0
 # Wall seconds that a dispatcher may take to look at new signals before the day goes on without it.
 SIGNAL_PATIENCE = 3.0
+# Wall seconds that closes under way get at the end of each market minute.
+CLOSE_PATIENCE = 0.15
 _SIGNAL_LIFE = timedelta(minutes=10)
 _POLL = 0.004
 _CENT = Decimal("0.01")
@@ -93,6 +95,7 @@ class Conductor:
             reached = await self._venue.advance(moment + timedelta(minutes=1), self._speed)
             self._children.check()
             await self._managers_at(reached)
+            await self._closes_settle()
             self.played = minute + 1
             await self._look(reached, minute + 1)
         await self._settle()
@@ -217,6 +220,17 @@ class Conductor:
             if time.monotonic() > deadline:
                 what = "did not start" if moment is None else f"has not reached market time {moment:%H:%M} UTC"
                 raise DemoFailed(f"the manager of {', '.join(sorted(waiting))} {what} in {MINUTE_PATIENCE:.0f} s")
+            await asyncio.sleep(_POLL)
+
+    async def _closes_settle(self) -> None:
+        """Give closes under way a moment of real time: a minute of this market is shorter than a round trip.
+
+        Bounded, because a resting limit needs the market to move on before it is re-priced.
+        """
+        deadline = time.monotonic() + CLOSE_PATIENCE
+        while time.monotonic() < deadline:
+            if not any(row["status"] == "closing" for row in await self._ledger.open_positions()):
+                return
             await asyncio.sleep(_POLL)
 
     async def _dispatchers_saw(self, inserted: dict[str, int]) -> None:

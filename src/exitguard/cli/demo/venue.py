@@ -17,6 +17,10 @@ from exitguard.core.quote import Quote
 _TIMEOUT = aiohttp.ClientTimeout(total=60.0)
 
 
+# Wall seconds that the exchange gives its clients between two rounds of quotes when it plays as fast as it can.
+REACTION = 0.003
+
+
 class VenueFailed(ExitguardError):
     """The paper exchange did not answer as it should."""
 
@@ -130,7 +134,7 @@ class Venue:
 
     async def advance(self, to: datetime, speed: float | None = None) -> datetime:
         """Play up to a moment; `speed` in market seconds a wall second, None for as fast as it goes."""
-        body: dict[str, Any] = {"to": to.isoformat()}
+        body: dict[str, Any] = {"to": to.isoformat(), "reaction": REACTION}
         if speed is not None:
             body["speed"] = speed
         return _now(await self._call("POST", self._admin("advance"), body=body))
