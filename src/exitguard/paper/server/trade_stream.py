@@ -53,7 +53,7 @@ class TradeStream:
         self._held: dict[str, int] = {}
         self._faults = host.exchange.faults
         self._updates = TradeUpdateFaults(host.exchange.faults, self.deliver)
-        host.exchange.trade_update_listeners.append(self.on_update)
+        self._listeners = host.exchange.trade_update_listeners
         host.busy_checks.append(self._has_pending)
 
     def _has_pending(self) -> bool:
@@ -90,11 +90,16 @@ class TradeStream:
         session = StreamSession(Outbox(send, self._limits.backlog_bytes, text=False, join=_single), encode)
         # Header credentials take the place at once; the authorization message is still answered.
         session.account = account
+        if not self._sessions:
+            # Without anybody there the engine need not even describe what happens.
+            self._listeners.append(self.on_update)
         self._sessions.add(session)
         try:
             await with_writer(session.outbox.run, lambda: self._read(session, receive))
         finally:
             self._sessions.discard(session)
+            if not self._sessions:
+                self._listeners.remove(self.on_update)
             self._release(session)
 
     def _release(self, session: StreamSession) -> None:
