@@ -122,6 +122,13 @@ class SessionCalendar:
             raise InvalidInput(f"calendar starts on {self.first_day}, asked for {day}")
         return self._sessions[index]
 
+    def session_on_or_after(self, day: date) -> Session:
+        """The first session that is not before `day`. Raises InvalidInput beyond the calendar's end."""
+        index = bisect_left(self._days, day)
+        if index == len(self._days):
+            raise InvalidInput(f"calendar ends on {self.last_day}, asked for {day}: refresh it")
+        return self._sessions[index]
+
     def between(self, start: date, end: date) -> list[Session]:
         """Sessions from `start` to `end`, both included."""
         return self._sessions[bisect_left(self._days, start) : bisect_left(self._days, end + timedelta(days=1))]

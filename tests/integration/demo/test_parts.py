@@ -22,7 +22,7 @@ from exitguard.cli.demo.venue import Addresses, Credential, VenueFailed
 from exitguard.cli.demo.verify import AccountReport, Verdict
 from exitguard.cli.exits import CommandFailed, Exit
 from exitguard.config.loading import load_settings
-from exitguard.core.session import make_session
+from exitguard.core.session import make_session, table_calendar
 
 ADDRESSES = Addresses(
     "http://127.0.0.1:9", "ws://127.0.0.1:9/stream", "http://127.0.0.1:9", "ws://127.0.0.1:9/v2/iex",
@@ -86,8 +86,9 @@ def test_the_nearest_expiry_is_left_two_hours_before_todays_close(day: date, nea
     assert expiration_hours(make_session(day), near) == hours
 
 
-def test_a_day_without_a_session_means_the_one_before() -> None:
-    assert demo_session(date(2025, 11, 30)).day == date(2025, 11, 28)
+def test_a_day_without_a_session_means_the_next_one() -> None:
+    assert demo_session(date(2025, 11, 29)).day == date(2025, 12, 1)
+    assert demo_session(date(2999, 1, 1)).day == table_calendar().last_day
     assert demo_session(date(2025, 11, 28)).is_early_close
 
 

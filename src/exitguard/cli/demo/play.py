@@ -78,9 +78,13 @@ def only_demo(folder: Path) -> Iterator[None]:
 
 
 def demo_session(day: date | None) -> Session:
-    """The session to play: the given day's, or the newest that is not in the future."""
+    """The session to play: today's, or the next one when the market is closed (or the given day's, likewise).
+
+    So the statements that operators keep (`closed_at >= CURRENT_DATE`) find the day just played.
+    """
+    calendar = table_calendar()
     wanted = day or datetime.now(NEW_YORK).date()
-    return table_calendar().session_on_or_before(wanted)
+    return calendar.session_on_or_after(min(wanted, calendar.last_day))
 
 
 async def play(

@@ -60,7 +60,7 @@ class GeneratorSettings:
     jump_size: float = 0.012
     halt_probability_a_day: float = 0.05
     halt_minutes: tuple[int, int] = (5, 15)
-    bad_quote_probability: float = 0.001
+    bad_quote_probability: float = 0.0003
     bad_quote_kinds: tuple[BadQuoteKind, ...] = tuple(BadQuoteKind)
     carry_trades: float = 0.9
 
