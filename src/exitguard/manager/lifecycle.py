@@ -34,6 +34,8 @@ from exitguard.manager.tracked import Tracked
 
 _PERCENT_DIGITS = Decimal("0.0001")
 DEFAULT_STRATEGY = "unknown"
+# A restored bracket counts as restored when it has stood for this long (venue time).
+BRACKET_LASTS = timedelta(seconds=10)
 
 
 class Lifecycle:
@@ -294,10 +296,7 @@ class Lifecycle:
                 target_order_id=view.target_order_id or record.target_order_id,
                 bracket_order_accepted=complete,
             )
-        if view.state is not Bracket.MISSING:
-            tracked.bracket_missing_since = None
-        elif tracked.bracket_missing_since is None and context.can_trade(instrument, now, tracked.policy):
-            tracked.bracket_missing_since = now
+        self._run_bracket_clock(tracked, view.state, now)
         if before is not view.state and announce:
             context.ledger.post(
                 PutPosition(tracked.record),
@@ -305,6 +304,21 @@ class Lifecycle:
                     EventType.PROTECTION_CHANGED, now, {"bracket": view.state, "before": before}, tracked.record.id
                 ),
             )
+
+    def _run_bracket_clock(self, tracked: Tracked, state: Bracket, now: datetime) -> None:
+        """Start the clock of a missing bracket, and stop it only when the bracket has lasted.
+
+        A broker that accepts a restoration and rejects it a moment later must not reset the grace again and again.
+        """
+        if state is Bracket.MISSING:
+            tracked.bracket_complete_since = None
+            can_trade = self._context.can_trade(tracked.holding.instrument, now, tracked.policy)
+            if tracked.bracket_missing_since is None and can_trade:
+                tracked.bracket_missing_since = now
+            return
+        tracked.bracket_complete_since = tracked.bracket_complete_since or now
+        if state is Bracket.NOT_NEEDED or now - tracked.bracket_complete_since >= BRACKET_LASTS:
+            tracked.bracket_missing_since = None
 
     # Finishing --------------------------------------------------------------------------------------------------
 

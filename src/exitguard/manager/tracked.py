@@ -25,6 +25,7 @@ class Tracked:
     expires_at: datetime | None
     bracket: Bracket = Bracket.NOT_NEEDED
     bracket_missing_since: datetime | None = None
+    bracket_complete_since: datetime | None = None
     command: CloseReason | None = None
     command_ids: list[int] = field(default_factory=list)
     blind_since: datetime | None = None

@@ -99,3 +99,26 @@ async def test_t8_a_partial_fill_resizes_the_bracket_to_what_is_held() -> None:
         await managed.until(lambda: managed.row(position.id).quantity == 15, "add booked")
         await managed.until(lambda: managed.events(EventType.BRACKET_RESTORED, position.id), "restored")
         assert [o.qty for o in managed.closing_orders(position)] == [Decimal(15)]
+
+
+async def test_a_restoration_that_is_accepted_and_rejected_again_and_again_ends_in_a_close() -> None:
+    async with Managed(Venue(), policy=POLICY) as managed:
+        await managed.price("MSFT", "100")
+        submit = managed.broker.submit
+
+        async def fickle(request, priority=None):  # type: ignore[no-untyped-def]
+            result = await submit(request)
+            if request.order_class is OrderClass.OCO:
+                for order in list(managed.broker.orders.values()):
+                    if order.client_order_id == request.client_order_id:
+                        await managed.broker.cancel(order.id)
+            return result
+
+        managed.broker.submit = fickle  # type: ignore[method-assign]
+        position = await managed.enter("MSFT", "10")
+        await managed.until(lambda: managed.events(EventType.BRACKET_RESTORED, position.id), "accepted once")
+        assert managed.row(position.id).status is PositionStatus.OPEN
+        await managed.price("MSFT", "100")
+        await managed.advance(1)
+        row = await managed.closed(position)
+        assert row.close_reason is CloseReason.MISSING_BRACKET
