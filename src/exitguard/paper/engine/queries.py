@@ -134,7 +134,7 @@ def list_activities(account: Account, params: Mapping[str, Any], only: str | Non
     types = frozenset({only} if only is not None else list_field(params, "activity_types"))
     unknown = types - ACTIVITY_TYPES
     if unknown:
-        raise unprocessable(f"invalid activity type: {sorted(unknown)[0][:32]}")
+        raise invalid(f"invalid activity type: {sorted(unknown)[0][:32]}")
     category = choice_field(params, "category", ("trade_activity", "non_trade_activity"))
     if category is not None and types:
         raise unprocessable("only one of category and activity_types is accepted")

@@ -97,35 +97,47 @@ class Settlement:
 
     def exercise_contracts(self, account: Account, asset: Asset, qty: Decimal) -> None:
         """Turn long options into a trade of the underlying at the strike."""
-        self._remove(account, asset, -qty, "OPEXC", "Option Exercise")
-        self._trade_underlying(account, asset, qty if asset.right == "call" else -qty)
+        group = self._remove(account, asset, -qty, "OPEXC", "Option Exercise")
+        self._trade_underlying(account, asset, qty if asset.right == "call" else -qty, group)
 
     def assign(self, account: Account, asset: Asset, qty: Decimal) -> None:
         """Somebody exercises against short options."""
-        self._remove(account, asset, qty, "OPASN", "Option Assignment")
-        self._trade_underlying(account, asset, -qty if asset.right == "call" else qty)
+        group = self._remove(account, asset, qty, "OPASN", "Option Assignment")
+        self._trade_underlying(account, asset, -qty if asset.right == "call" else qty, group)
 
     def expire(self, account: Account, asset: Asset) -> None:
         """Let a position expire worthless."""
         self._remove(account, asset, -account.position_qty(asset.symbol), "OPEXP", "Option Expiry")
 
-    def _remove(self, account: Account, asset: Asset, change: Decimal, kind: str, what: str) -> None:
+    def _remove(self, account: Account, asset: Asset, change: Decimal, kind: str, what: str) -> str:
+        """Take contracts off a position; the id of the group of activities that this begins."""
         for order in [order for order in account.open.values() if order.symbol == asset.symbol]:
             self._lifecycle.finish(order, "canceled")
         self._ledger.move(account, asset, change, ZERO)
-        self._remember(account, kind, asset.symbol, change, ZERO, ZERO, f"{what} {asset.symbol}")
+        group = account.identifiers.uuid()
+        self._remember(account, kind, asset.symbol, change, ZERO, ZERO, f"{what} {asset.symbol}", group)
+        return group
 
-    def _trade_underlying(self, account: Account, asset: Asset, contracts: Decimal) -> None:
+    def _trade_underlying(self, account: Account, asset: Asset, contracts: Decimal, group: str) -> None:
         underlying = asset.underlying
         if underlying is None:
             return
         shares = contracts * asset.multiplier
         self._ledger.move(account, underlying, shares, asset.strike)
         net = -shares * asset.strike
-        self._remember(account, "OPTRD", underlying.symbol, shares, asset.strike, net, f"Option Trade {asset.symbol}")
+        what = f"Option Trade {asset.symbol}"
+        self._remember(account, "OPTRD", underlying.symbol, shares, asset.strike, net, what, group)
 
+    @staticmethod
     def _remember(
-        self, account: Account, kind: str, symbol: str, qty: Decimal, price: Decimal, net: Decimal, description: str
+        account: Account,
+        kind: str,
+        symbol: str,
+        qty: Decimal,
+        price: Decimal,
+        net: Decimal,
+        description: str,
+        group: str,
     ) -> None:
         account.pending_activities.append(
             {
@@ -133,20 +145,19 @@ class Settlement:
                 "activity_sub_type": "",
                 "net_amount": money(net),
                 "symbol": symbol,
-                "cusip": None,
                 "qty": text(qty),
                 "price": text(price),
                 "per_share_amount": text(price),
                 "description": description,
                 "status": "executed",
-                "group_id": None,
+                "group_id": group,
                 "currency": "USD",
             }
         )
 
     def remember(self, account: Account, kind: str, symbol: str, qty: Decimal, description: str) -> None:
         """Note a non-trade activity without money, to be posted on the next morning."""
-        self._remember(account, kind, symbol, qty, ZERO, ZERO, description)
+        self._remember(account, kind, symbol, qty, ZERO, ZERO, description, account.identifiers.uuid())
 
     def post_activities(self) -> None:
         """The morning after: yesterday's non-trade activities appear."""
@@ -185,8 +196,9 @@ class Settlement:
         remaining = position.qty - qty
         if remaining:
             self._ledger.move(account, asset, -qty, ZERO)
-            self._remember(account, "OPEXC", asset.symbol, -qty, ZERO, ZERO, f"Option Exercise {asset.symbol}")
-            self._trade_underlying(account, asset, qty if asset.right == "call" else -qty)
+            group = account.identifiers.uuid()
+            self._remember(account, "OPEXC", asset.symbol, -qty, ZERO, ZERO, f"Option Exercise {asset.symbol}", group)
+            self._trade_underlying(account, asset, qty if asset.right == "call" else -qty, group)
         else:
             self.exercise_contracts(account, asset, qty)
         return {"qty_exercised": text(qty), "qty_remaining": text(remaining)}

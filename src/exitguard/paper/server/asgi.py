@@ -4,6 +4,7 @@ import asyncio
 from ipaddress import ip_address
 
 from exitguard.paper.engine import ApiError
+from exitguard.paper.server.activity_events import EventStream, send_events
 from exitguard.paper.server.admin_api import AdminApi
 from exitguard.paper.server.auth import account_of
 from exitguard.paper.server.data_api import DataApi, is_data_path
@@ -94,6 +95,9 @@ class PaperApp:
             outcome = error_response(refusal)
         except ClientGone:
             return
+        if isinstance(outcome, EventStream):
+            await send_events(outcome, receive, send, self._stopping)
+            return
         if isinstance(outcome, Response):
             await send_response(send, outcome)
             return
@@ -119,7 +123,7 @@ class PaperApp:
             )
         if path == "/health":
             return json_response({"status": "ok"})
-        if not path.startswith(("/v1/", "/v2/", "/v3/", "/v1beta1/")):
+        if not path.startswith(("/v1/", "/v2/", "/v3/", "/v1beta1/", "/v2beta1/")):
             raise not_found()
         request.account = account_of(self.host.exchange, request.headers)
         if request.account is None:

@@ -64,7 +64,7 @@ def _sessions(calendar: SessionCalendar, query: Mapping[str, str]) -> list[Sessi
     return calendar.between(max(start, calendar.first_day), min(end, calendar.last_day))
 
 
-def _settlement(calendar: SessionCalendar, day: date) -> str:
+def settlement_date(calendar: SessionCalendar, day: date) -> str:
     """Trade date plus one session (T+1, since 28 May 2024); plus two before."""
     after = calendar.between(day, min(calendar.last_day, day + timedelta(days=14)))
     steps = 1 if day >= date(2024, 5, 28) else 2
@@ -87,7 +87,7 @@ def calendar_json(calendar: SessionCalendar, query: Mapping[str, str]) -> list[d
                 "close": f"{closed:%H:%M}",
                 "session_open": f"{session.pre_open.astimezone(NEW_YORK):%H%M}",
                 "session_close": f"{session.post_close.astimezone(NEW_YORK):%H%M}",
-                "settlement_date": _settlement(calendar, session.day),
+                "settlement_date": settlement_date(calendar, session.day),
             }
         )
     if not by_settlement:
@@ -167,7 +167,7 @@ def calendar_v3_json(calendar: SessionCalendar, name: str, query: Mapping[str, s
             "core_end": show(session.close),
             "post_start": show(session.close),
             "post_end": show(session.post_close),
-            "settlement_date": _settlement(calendar, session.day),
+            "settlement_date": settlement_date(calendar, session.day),
         }
         for session in _sessions(calendar, query)
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from exitguard.paper.engine import Account, ApiError
 from exitguard.paper.server import calendar_api
+from exitguard.paper.server.activity_events import ActivityEvents
 from exitguard.paper.server.host import Host
 from exitguard.paper.server.wire import Request, Response, is_true, json_response
 
@@ -29,6 +30,7 @@ class TradingApi:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._exchange = host.exchange
+        self._activity_events = ActivityEvents(host)
         self._exact: dict[str, dict[str, Handler]] = {
             "/v2/account": {"GET": self._account},
             "/v2/account/configurations": {"GET": self._configurations, "PATCH": self._patch_configurations},
@@ -43,6 +45,7 @@ class TradingApi:
             "/v2/calendar": {"GET": self._calendar},
             "/v3/clock": {"GET": self._clock_v3},
             "/v2/corporate_actions/announcements": {"GET": self._announcements},
+            "/v2beta1/events/activities": {"GET": self._activity_events.open},
             "/v2/watchlists": {"GET": self._watchlists, "POST": self._create_watchlist},
             "/v2/watchlists:by_name": {
                 "GET": self._watchlist_by_name,
