@@ -1,11 +1,11 @@
 # Everything that a contributor or a user types. Needs Python 3.11+ and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types imports lock clean
+.PHONY: help setup demo test conformance check lint types imports lock clean
 BIN := .venv/bin
 ARGS ?=
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 setup: ## create .venv with everything (does nothing when nothing changed)
 	@tools/setup.sh dev
@@ -16,6 +16,15 @@ demo: ## play one trading day; options in ARGS, for example make demo ARGS="--se
 
 test: setup ## run the tests; options in ARGS
 	@$(BIN)/python -m pytest $(ARGS)
+
+# A fresh seed each time unless one is given; a failure prints how to see it again.
+SEED := $(or $(SEED),$(shell date +%s))
+CASES ?= 150
+
+conformance: setup ## ask the paper exchange everything in Alpaca's API documents; options: SEED, CASES, ARGS
+	@echo "conformance: SEED=$(SEED) CASES=$(CASES)"
+	@EXITGUARD_CONFORMANCE_SEED=$(SEED) EXITGUARD_CONFORMANCE_CASES=$(CASES) \
+		$(BIN)/python -m pytest tests/contract/alpaca --timeout 600 $(ARGS)
 
 check: setup lint types imports test ## everything that must hold before a change is shared
 
