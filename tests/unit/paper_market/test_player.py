@@ -169,13 +169,16 @@ async def test_two_drivers_take_turns() -> None:
 
 async def test_a_contract_has_its_first_quote_when_it_is_needed() -> None:
     made, venue, shown = player()
-    assert made.need_option(CALL) is None, "the underlying has no price yet"
+    made.need_options([CALL])
+    assert CALL not in made.tape.quotes, "the underlying has no price yet"
     await made.advance(OPEN)
     before = len(shown)
-    quote = made.need_option(CALL)
+    made.need_options([CALL])
+    quote = made.tape.quotes.get(CALL)
     assert quote is not None
     assert venue.heard[-1] == ("quotes", [CALL]) or ("quotes", ["AAPL", CALL]) in venue.heard
-    assert made.need_option(CALL) == quote
+    made.need_options([CALL])
+    assert made.tape.quotes[CALL] == quote
     assert len(shown) <= before + 1
     await made.advance(OPEN + timedelta(seconds=15))
     assert ("quotes", ["AAPL", CALL]) in venue.heard

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from math import ceil, floor
 
 from exitguard.core.instrument import Instrument, InstrumentType
 from exitguard.core.quote import Quote
@@ -25,6 +26,7 @@ _SECONDS_A_YEAR = 365.0 * 86400.0
 _SHORTEST_YEARS = 60.0 / _SECONDS_A_YEAR
 _ONE_DAY_YEARS = 1.0 / 365.0
 _SQRT_TWO = math.sqrt(2.0)
+_ROOT_HALF = math.sqrt(0.5)
 _SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
 # Contracts that tick 0.01 at every price (penny program); the others tick 0.05 from 3 dollars up.
 _PENNY_EVERYWHERE = frozenset({"SPY", "QQQ", "IWM"})
@@ -79,6 +81,7 @@ class ModelContract:
     is_call: bool
     strike: float
     expires_at: float
+    log_strike: float
     large_tick: int
     depth: int
 
@@ -118,6 +121,7 @@ class OptionModel:
             symbol=instrument.symbol,
             is_call=instrument.type is InstrumentType.CALL,
             strike=float(instrument.strike),
+            log_strike=math.log(float(instrument.strike)),
             expires_at=session.close.timestamp(),
             large_tick=1 if instrument.underlying in _PENNY_EVERYWHERE else 5,
             # A contract's own depth, from its name: the same in every run.
@@ -180,18 +184,47 @@ class OptionModel:
         widening *= 1.0 + (shape.fast_market_widening - 1.0) * (1.0 - math.exp(-0.5 * stress))
         # Depth thins in the wings, near the edges of the day and in fast markets.
         thinning = (1.0 + edge) * (1.0 + stress)
-        shared: dict[float, _Terms] = {}
+        least, fraction, zero_below = shape.spread_floor * 50.0, shape.spread_fraction * 50.0, shape.zero_bid_below
+        rate, skew, smile, log_spot, erf = shape.rate, shape.skew, shape.smile, math.log(spot), math.erf
+        shared: dict[float, tuple[float, float, float, float, float]] = {}
         made = []
+        # The arithmetic of `_price` and `_volatility` once more, in one piece: thousands of contracts a second go by.
         for contract in contracts:
-            terms = shared.get(contract.expires_at)
-            if terms is None:
-                terms = shared[contract.expires_at] = self._terms(_years(contract, now), state)
-            fair, d1, _ = self._price(contract, spot, terms)
-            spread = (shape.spread_floor + shape.spread_fraction * fair) * widening
-            if terms.years < _ONE_DAY_YEARS:
-                spread *= shape.expiry_day_widening
-            bid, ask = _on_ticks(fair, spread, contract.large_tick, shape.zero_bid_below)
-            size = int(contract.depth / ((1.0 + abs(d1)) * thinning)) or 1
+            known = shared.get(contract.expires_at)
+            if known is None:
+                terms = self._terms(_years(contract, now), state)
+                wide = widening * (shape.expiry_day_widening if terms.years < _ONE_DAY_YEARS else 1.0)
+                known = terms.years, terms.root, terms.atm, terms.discount, wide
+                shared[contract.expires_at] = known
+            years, root, atm, discount, wide = known
+            away = contract.log_strike - log_spot
+            x = away / (atm * root)
+            if x > 3.0:
+                x = 3.0
+            elif x < -3.0:
+                x = -3.0
+            sigma = atm * (1.0 + skew * x + smile * x * x)
+            if sigma > 5.0:
+                sigma = 5.0
+            elif sigma < 0.03:
+                sigma = 0.03
+            width = sigma * root
+            d1 = ((rate + 0.5 * sigma * sigma) * years - away) / width
+            strike = contract.strike
+            discounted = strike * discount
+            fair = 0.5 * (spot * (1.0 + erf(d1 * _ROOT_HALF)) - discounted * (1.0 + erf((d1 - width) * _ROOT_HALF)))
+            if contract.is_call:
+                inner = spot - strike
+            else:
+                fair += discounted - spot
+                inner = strike - spot
+            if fair < inner:
+                fair = inner
+            if fair < 0.0:
+                fair = 0.0
+            half = (least + fraction * fair) * wide
+            bid, ask = _on_ticks(fair, half, contract.large_tick, zero_below)
+            size = int(contract.depth / ((1.0 + (d1 if d1 > 0.0 else -d1)) * thinning)) or 1
             made.append(Quote(contract.symbol, bid, ask, at, size if bid else 0, size))
         return made
 
@@ -222,13 +255,19 @@ def _years(contract: ModelContract, now: float) -> float:
     return max(_SHORTEST_YEARS, (contract.expires_at - now) / _SECONDS_A_YEAR)
 
 
-def _on_ticks(fair: float, spread: float, large_tick: int, zero_bid_below: float) -> tuple[Decimal, Decimal]:
-    """Bid rounded down and ask rounded up to the contract's tick; a bid of 0 where it is all but worthless."""
+def _on_ticks(fair: float, half: float, large_tick: int, zero_bid_below: float) -> tuple[Decimal, Decimal]:
+    """Bid rounded down and ask rounded up to the contract's tick; a bid of 0 where it is all but worthless.
+
+    `fair` is in dollars, `half` the spread's half in cents.
+    """
     tick = 1 if fair < 3.0 else large_tick
-    half = spread * 50.0
     middle = fair * 100.0
-    ask = max(tick, math.ceil((middle + half) / tick - 1e-9) * tick)
-    bid = math.floor((middle - half) / tick + 1e-9) * tick
+    ask = ceil((middle + half) / tick - 1e-9) * tick
+    if ask < tick:
+        ask = tick
+    bid = floor((middle - half) / tick + 1e-9) * tick
     if bid < 1 or fair < zero_bid_below:
         return cents(0), cents(ask)
-    return cents(bid), cents(max(ask, bid + tick))
+    if ask <= bid:
+        ask = bid + tick
+    return cents(bid), cents(ask)

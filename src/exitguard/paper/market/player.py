@@ -260,16 +260,18 @@ class Player:
             shown.quotes.append(visible)
 
     # Contracts on demand
-    def need_option(self, symbol: str) -> Quote | None:
-        """Follow a contract from now on, and see to it that it has a quote at once, on the feeds and in matching."""
-        new = self.board.follow(symbol)
-        known = self.tape.quotes.get(symbol)
-        if known is not None and not new:
-            return known
-        quote = self.board.price(symbol, self.clock.now())
-        if quote is not None:
-            self.publish(quote)
-        return quote
+    def need_options(self, symbols: Iterable[str]) -> None:
+        """Follow contracts from now on, and see to it that each has a quote at once, on the feeds and in matching."""
+        now = self.clock.now()
+        ticks = []
+        for symbol in symbols:
+            new = self.board.follow(symbol)
+            if new or symbol not in self.tape.quotes:
+                quote = self.board.price(symbol, now)
+                if quote is not None:
+                    ticks.append(Tick(quote))
+        if ticks:
+            self.play(Round(now, ticks))
 
     def look_at_option(self, symbol: str) -> Quote | None:
         """A contract's quote without following it: the newest shown, else one from the model."""

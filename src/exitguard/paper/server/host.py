@@ -158,9 +158,7 @@ class Host:
     # Options
     def need_contracts(self, symbols: Iterable[str]) -> None:
         """See to it that each listed option contract among `symbols` has a quote now and keeps getting one."""
-        for symbol in symbols:
-            if self.is_listed_option(symbol):
-                self.player.need_option(symbol)
+        self.player.need_options(symbol for symbol in symbols if self.is_listed_option(symbol))
 
     def is_listed_option(self, symbol: str) -> bool:
         """Whether the venue has this option contract."""

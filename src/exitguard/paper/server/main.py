@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,9 @@ async def run(settings: PaperSettings, *, json: bool) -> int:
         return _complain(str(error), EXIT_CANNOT_CREATE)
     except InvalidInput as error:
         return _complain(str(error), EXIT_USAGE)
+    # What is listed at the start stays: the garbage collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     try:
         _announce(server, json=json)
         waiting = asyncio.ensure_future(stopped.wait())
