@@ -1,15 +1,12 @@
 """The official SDK, unmodified, as a client: the REST calls of a bot, and its three streams."""
 
-import asyncio
-import contextlib
-import threading
 import warnings
-from collections.abc import AsyncIterator, Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 from tests.integration.paper.conftest import Client, running
+from tests.integration.paper.sdk import DAY, call, market_buy, streaming, trading, until_status
 from tests.support.waiting import eventually
 
 with warnings.catch_warnings():
@@ -39,7 +36,6 @@ with warnings.catch_warnings():
         OrderStatus,
         PositionIntent,
         QueryOrderStatus,
-        TimeInForce,
     )
     from alpaca.trading.requests import (
         ClosePositionRequest,
@@ -50,7 +46,6 @@ with warnings.catch_warnings():
         GetOrdersRequest,
         GetPortfolioHistoryRequest,
         LimitOrderRequest,
-        MarketOrderRequest,
         ReplaceOrderRequest,
         StopLimitOrderRequest,
         StopLossRequest,
@@ -61,31 +56,6 @@ with warnings.catch_warnings():
     from alpaca.trading.stream import TradingStream
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-DAY = TimeInForce.DAY
-
-
-def trading(client: Client, account: str = "large") -> TradingClient:
-    one = client.server.accounts[account]
-    return TradingClient(one.key, one.secret, paper=True, url_override=client.server.rest_url)
-
-
-async def call(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """Run a blocking SDK call beside the server's loop."""
-    return await asyncio.wait_for(asyncio.to_thread(function, *arguments, **named), 20)
-
-
-async def until_status(sdk: TradingClient, order_id: Any, *statuses: OrderStatus) -> Any:
-    for _ in range(400):
-        order = await call(sdk.get_order_by_id, order_id)
-        if order.status in statuses:
-            return order
-        await asyncio.sleep(0.005)
-    raise AssertionError(f"order is {order.status}, not {statuses}")
-
-
-def market_buy(symbol: str = "AAPL", qty: float = 10, **fields: Any) -> MarketOrderRequest:
-    return MarketOrderRequest(symbol=symbol, qty=qty, side=OrderSide.BUY, time_in_force=DAY, **fields)
 
 
 async def test_account_clock_calendar_and_assets(client: Client) -> None:
@@ -272,22 +242,6 @@ async def test_wrong_keys_are_an_api_error_401(client: Client) -> None:
 
 
 # Streams
-@contextlib.asynccontextmanager
-async def streaming(client: Client, stream: Any, ready: Callable[[], bool]) -> AsyncIterator[None]:
-    """A stream that has connected and subscribed, in a thread of its own, as the SDK's documentation says."""
-    thread = threading.Thread(target=stream.run, daemon=True)
-    thread.start()
-    try:
-        await eventually(ready, "the SDK's stream to subscribe")
-        yield
-    finally:
-        await asyncio.to_thread(stream.stop)
-        # The SDK looks at its stop flag after a message or five seconds: closing its socket wakes it.
-        client.server.app.trade_stream.close_all()
-        client.server.app.data_streams.close_all()
-        await eventually(lambda: not thread.is_alive(), "the SDK's stream to stop", 15.0)
-
-
 async def test_trading_stream_hears_an_order_from_new_to_fill(client: Client) -> None:
     one = client.server.accounts["large"]
     stream = TradingStream(one.key, one.secret, paper=True, url_override=client.server.stream_url)
