@@ -52,6 +52,8 @@ class BookOrder:
     replaced_by: str | None = None
     replaces: str | None = None
     legs: list["BookOrder"] = field(default_factory=list)
+    time_in_force: TimeInForce = TimeInForce.DAY
+    extended_hours: bool = False
 
     @property
     def left(self) -> Decimal:
@@ -240,7 +242,8 @@ class MemoryBook:
         now = self._now()
         return BookOrder(
             str(uuid.uuid4()), client_order_id, request.symbol, side, request.qty, kind, OrderClass.SIMPLE, limit, stop,
-            request.position_intent, OrderStatus.NEW, now, now, "",
+            request.position_intent, OrderStatus.NEW, now, now, "", time_in_force=request.time_in_force,
+            extended_hours=request.extended_hours,
         )  # fmt: skip
 
     def _refusal(self, request: OrderRequest) -> BrokerRefused | None:

@@ -1,0 +1,261 @@
+"""The judge: knows the broker's truth and every commit, and says when an invariant of `guarantees` does not hold.
+
+It shares no arithmetic with the manager: quantities are added up here again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+
+from exitguard.core.instrument import parse_instrument
+from exitguard.core.orders import Fill, OrderRequest, PositionIntent
+from exitguard.core.policy import Policy
+from exitguard.core.position import PositionSide
+from exitguard.core.records import (
+    AppendEvent,
+    Batch,
+    EventType,
+    IntentPurpose,
+    IntentRecord,
+    PositionRecord,
+    PositionStatus,
+    PutFill,
+    PutHistory,
+    PutIntent,
+    PutPosition,
+)
+from exitguard.sim.exchange import SimExchange
+from exitguard.sim.loop import Process
+from exitguard.sim.memory_book import ZERO, BookOrder
+from exitguard.sim.memory_store import MemoryLedger
+from exitguard.sim.scenario import PricePath
+from exitguard.store.encoding import decode_batch
+
+_CLOSING = (PositionIntent.SELL_TO_CLOSE, PositionIntent.BUY_TO_CLOSE)
+# The broker's answers lag by up to ten seconds and are acted on a little later.
+LAG = timedelta(seconds=45)
+_CENT_OF_A_CENT = Decimal("0.0001")
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that did not hold, and where."""
+
+    invariant: str
+    account: str
+    text: str
+    words: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.invariant} {self.account}: {self.text}"
+
+
+class Judge:
+    """Watches one simulation. `report` is called with every violation."""
+
+    def __init__(
+        self,
+        ledger: MemoryLedger,
+        exchanges: dict[str, SimExchange],
+        now: Callable[[], datetime],
+        report: Callable[[Violation], None],
+    ) -> None:
+        self._ledger = ledger
+        self._exchanges = exchanges
+        self._now = now
+        self._report = report
+        # By account and position: opened minus closed, from the fills in the ledger.
+        self._folded: dict[tuple[str, int], Decimal] = {}
+        self._seen_fills: set[tuple[str, str]] = set()
+        self._seen_intents: dict[tuple[str, str], datetime] = {}
+        self._seen_closed: set[tuple[str, int]] = set()
+        self._flat_at: dict[tuple[str, str], datetime] = {}
+        self._lease_at: dict[str, tuple[int, datetime]] = {}
+        ledger.observers.append(self.on_commit)
+        for exchange in exchanges.values():
+            exchange.fill_watchers.append(self._fill_watcher(exchange.account_name))
+            exchange.accept_watchers.append(self._accept_watcher(exchange))
+
+    def _wrong(self, invariant: str, account: str, text: str, *words: str) -> None:
+        self._report(Violation(invariant, account, text, words))
+
+    # At the broker ----------------------------------------------------------------------------------------------
+
+    def _fill_watcher(self, account: str) -> Callable[[BookOrder, Fill, Decimal], None]:
+        def watch(order: BookOrder, fill: Fill, before: Decimal) -> None:
+            after = self._exchanges[account].held.get(fill.symbol, (ZERO, ZERO))[0]
+            if after == 0 or before * after < 0:
+                self._flat_at[account, fill.symbol] = self._now()
+            ours = order.client_order_id.startswith("xg-") or order.role in ("take_profit", "stop_loss")
+            if ours and order.position_intent in _CLOSING and (before == 0 or before * after < 0):
+                text = f"a closing order of ours turned {before} into {after} {fill.symbol}: {order.client_order_id}"
+                self._wrong("I1", account, text, fill.symbol)
+
+        return watch
+
+    def _accept_watcher(self, exchange: SimExchange) -> Callable[[BookOrder], None]:
+        account = exchange.account_name
+
+        def watch(order: BookOrder) -> None:
+            parts = order.client_order_id.split("-")
+            if order.client_order_id.startswith("xg-") and not order.client_order_id.startswith(f"xg-{account}-"):
+                self._wrong("I4", account, f"an order of another account: {order.client_order_id}", order.symbol)
+            if len(parts) < 4 or parts[-1][:1] not in "cr":
+                return
+            live = exchange.attempts(parts[-2])
+            if len(live) > 1:
+                names = ", ".join(o.client_order_id for o in live)
+                self._wrong("I2", account, f"{len(live)} closing orders live at once: {names}", order.symbol)
+
+        return watch
+
+    # On the way out ---------------------------------------------------------------------------------------------
+
+    def on_lease(self, account: str, epoch: int) -> None:
+        """A process acquired the account's lease."""
+        self._lease_at[account] = (epoch, self._now())
+
+    def on_send(self, account: str, process: Process, epoch: int, journal: list[bytes], request: OrderRequest) -> None:
+        """An order leaves a process: its intent must be durable, and no later holder of the lease may exist."""
+        name = request.client_order_id
+        if not process.alive:
+            self._wrong("simulator", account, f"a dead process sent {name}")
+        committed = self._seen_intents.get((account, name))
+        intent = self._ledger.account(account).intents.get(name) or _journaled(journal, name)
+        if intent is None:
+            self._wrong("I3", account, f"{name} was sent without a committed intent", request.symbol)
+        elif (intent.symbol, intent.side, intent.qty) != (request.symbol, request.side, request.qty):
+            self._wrong("I3", account, f"{name} is not what its intent says: {request} and {intent}", request.symbol)
+        newest, since = self._lease_at.get(account, (epoch, self._now()))
+        if newest > epoch and (committed is None or committed > since):
+            text = f"{name} was decided under epoch {epoch} after {newest} had taken over at {since:%H:%M:%S}"
+            self._wrong("I12", account, text, request.symbol)
+
+    # In the ledger ----------------------------------------------------------------------------------------------
+
+    def on_commit(self, batch: Batch) -> None:
+        """A batch became true."""
+        account, rows = batch.account_name, self._ledger.account(batch.account_name)
+        touched: dict[int, None] = {}
+        added: dict[int, None] = {}
+        for operation in batch.operations:
+            match operation:
+                case PutFill(position_id, fill, source):
+                    touched[position_id] = None
+                    self._fold(account, rows.positions[position_id], fill)
+                    if source in ("reconciled", "activities"):
+                        added[position_id] = None
+                case PutPosition(row):
+                    touched[row.id] = None
+                case PutIntent(row):
+                    self._check_intent(account, row)
+                case PutHistory(row):
+                    touched[row.position_id] = None
+                case AppendEvent(type=EventType.ADOPTED, position_id=number) if number is not None:
+                    added[number] = None
+                case _:
+                    pass
+        for number in touched:
+            self._check_row(account, rows.positions[number])
+        for number in added:
+            if number in rows.positions:  # else the ledger refused it
+                self._check_evidence(account, rows.positions[number])
+
+    def _fold(self, account: str, row: PositionRecord, fill: Fill) -> None:
+        if (account, fill.execution_id) in self._seen_fills:
+            return
+        self._seen_fills.add((account, fill.execution_id))
+        signed = fill.qty if fill.side is row.side.opening else -fill.qty
+        self._folded[account, row.id] = self._folded.get((account, row.id), ZERO) + signed
+
+    def _check_row(self, account: str, row: PositionRecord) -> None:
+        folded = self._folded.get((account, row.id), ZERO)
+        if row.quantity != folded or folded < 0:
+            text = f"position {row.id} says {row.quantity}, its fills {folded} {row.symbol}"
+            self._wrong("I1" if folded < 0 else "I5", account, text, row.symbol)
+        if row.status is not PositionStatus.CLOSED or (account, row.id) in self._seen_closed:
+            return
+        self._seen_closed.add((account, row.id))
+        flat_at = self._flat_at.get((account, row.symbol))
+        if flat_at is None or flat_at < row.entry_time:
+            held = self._exchanges[account].held.get(row.symbol, (ZERO, ZERO))[0]
+            text = f"position {row.id} is recorded as closed, the broker holds {held} {row.symbol}"
+            self._wrong("I11", account, text, row.symbol)
+        if row.id not in self._ledger.account(account).history:
+            self._wrong("I10", account, f"position {row.id} closed without a history row", row.symbol)
+
+    def _check_intent(self, account: str, intent: IntentRecord) -> None:
+        key = (account, intent.client_order_id)
+        if key not in self._seen_intents:
+            self._seen_intents[key] = self._now()
+        elif not intent.status.is_live:
+            return
+        if intent.purpose in (IntentPurpose.CLOSE, IntentPurpose.REDUCE, IntentPurpose.RESTORE) and intent.position_id:
+            row = self._ledger.account(account).positions[intent.position_id]
+            if intent.status.value == "intended" and intent.qty > row.quantity:
+                text = f"{intent.client_order_id} is to close {intent.qty} of {row.quantity} {row.symbol}"
+                self._wrong("I1", account, text, row.symbol)
+
+    def _check_evidence(self, account: str, row: PositionRecord) -> None:
+        """A quantity that no order of ours explains must be what the broker held, now or a moment ago."""
+        if row.status is PositionStatus.CLOSED:
+            return
+        holdings, since = self._exchanges[account].holdings, self._now() - LAG
+        signed = row.quantity * row.side.sign
+        for (_, held), (until, _) in pairwise([*holdings, (self._now(), {})]):
+            if until >= since and held.get(row.symbol, ZERO) == signed:
+                return
+        text = f"position {row.id} was given {signed} {row.symbol}, which the broker did not hold"
+        self._wrong("I11", account, text, row.symbol)
+
+    # Prices -----------------------------------------------------------------------------------------------------
+
+    def check_prices(self, account: str) -> None:
+        """What is booked of each of the broker's orders is what it filled, at its prices (F58)."""
+        orders = {o.id: o for o in self._exchanges[account]._everything()}
+        booked: dict[str, tuple[Decimal, Decimal]] = {}
+        for _, fill, _ in self._ledger.account(account).fills.values():
+            qty, value = booked.get(fill.order_id, (ZERO, ZERO))
+            booked[fill.order_id] = (qty + fill.qty, value + fill.qty * fill.price)
+        for order_id, (qty, value) in booked.items():
+            order = orders.get(order_id)
+            if order is None:
+                continue
+            if qty > order.filled_qty:
+                text = f"{qty} booked of {order.client_order_id}, which filled {order.filled_qty}"
+                self._wrong("I5", account, text, order.symbol)
+            elif qty == order.filled_qty and abs(value - order.filled_value) > _CENT_OF_A_CENT * max(qty, Decimal(1)):
+                text = f"{value} booked for {order.client_order_id}, its fills cost {order.filled_value}"
+                self._wrong("F58", account, text, order.symbol)
+
+
+def _journaled(journal: list[bytes], name: str) -> IntentRecord | None:
+    """The intent of a client order id in the records of a journal."""
+    for record in reversed(journal):
+        for operation in decode_batch(record).operations:
+            if isinstance(operation, PutIntent) and operation.row.client_order_id == name:
+                return operation.row
+    return None
+
+
+def overdue(row: PositionRecord, policy: Policy, path: PricePath, now: datetime, start: datetime) -> str | None:
+    """Why a position must have been closed by now, on nothing but the price path and the plain meaning of the rules.
+
+    Only where there is no doubt: prices far beyond the levels, and deadlines that passed minutes ago.
+    """
+    grace = timedelta(minutes=4)
+    if now >= row.max_hold_deadline + grace:
+        return f"its time was up at {row.max_hold_deadline:%H:%M:%S} UTC"
+    beyond_since = max(start + timedelta(seconds=path.settled_at), row.entry_time + policy.min_hold)
+    if now < beyond_since + grace:
+        return None
+    price = path.at((now - start).total_seconds())
+    gain = (price - row.entry_price) / row.entry_price * 100 * (1 if row.side is PositionSide.LONG else -1)
+    levels = policy.levels(parse_instrument(row.symbol).is_option)
+    if levels.stop_loss_percent is not None and gain < levels.stop_loss_percent * Decimal("1.4"):
+        return f"its loss is {gain:.1f} %"
+    if levels.take_profit_percent is not None and gain > levels.take_profit_percent * Decimal("1.2"):
+        return f"its gain is {gain:.1f} %"
+    return None
