@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from exitguard.core.calendar_table import EARLY_CLOSES, FIRST_DAY, HOLIDAYS, LAST_DAY
@@ -134,6 +135,7 @@ class SessionCalendar:
         return self._sessions[bisect_left(self._days, start) : bisect_left(self._days, end + timedelta(days=1))]
 
 
+@lru_cache(maxsize=16)
 def table_calendar(first: date = FIRST_DAY, last: date = LAST_DAY) -> SessionCalendar:
     """The shipped calendar: every weekday that is no holiday, with its early closes."""
     sessions = []
