@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, assert_never
 
 from exitguard.broker.port import (
@@ -72,19 +73,22 @@ class Closer:
             close_started_at=now,
             close_deadline=deadline,
         )
-        context.log.warning(
-            f"EXIT TRIGGERED: {decision.rule.value}",
-            position=tracked.record.id,
-            symbol=tracked.record.symbol,
-            price=str(decision.price),
-            quantity=str(tracked.holding.qty - keep),
-        )
         context.ledger.post(
             PutPosition(tracked.record),
             AppendEvent(EventType.EXIT_TRIGGERED, now, decision.explain(), tracked.record.id),
         )
         state = self._state(tracked, decision.rule, keep)
         self._spawn(tracked, state)
+        announce = partial(
+            context.log.warning,
+            f"EXIT TRIGGERED: {decision.rule.value}",
+            position=tracked.record.id,
+            symbol=tracked.record.symbol,
+            price=str(decision.price),
+            quantity=str(tracked.holding.qty - keep),
+        )
+        # Behind the first step of the close: the line is written while the database writes the intent.
+        asyncio.get_running_loop().call_soon(announce)
 
     def resume(self, tracked: Tracked, live: IntentRecord | None) -> None:
         """Go on with a close that an earlier process began; `live` is its intent without a proven end, if any."""

@@ -59,6 +59,9 @@ class AccountContext:
     stream_ready: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: asyncio.TaskGroup | None = None
     log: Any = field(default_factory=structlog.get_logger)
+    # Open orders by contract: an exit must not search everything that was ever ordered.
+    _open_orders: dict[str, dict[str, BrokerOrder]] = field(default_factory=dict)
+    _session: tuple[SessionCalendar, Session] | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +81,13 @@ class AccountContext:
 
     def session(self, now: datetime) -> Session | None:
         """The session of the New York day of `now`."""
-        return self.calendar.current(now)
+        if self._session is not None:
+            calendar, known = self._session
+            if calendar is self.calendar and known.contains_extended(now):
+                return known
+        found = self.calendar.current(now)
+        self._session = None if found is None else (self.calendar, found)
+        return found
 
     def can_trade(self, instrument: Instrument, now: datetime, policy: Policy) -> bool:
         """Whether an order sent now would act now."""
@@ -128,14 +137,26 @@ class AccountContext:
             known = self.orders.get(member.id)
             if known is not None and _is_newer(known, member):
                 continue
-            self.orders.pop(member.id, None)
+            self.forget_order(member.id)
             self.orders[member.id] = member
+            if member.is_open:
+                self._open_orders.setdefault(member.symbol, {})[member.id] = member
         while len(self.orders) > MAX_KNOWN_ORDERS:
-            self.orders.pop(next(iter(self.orders)))
+            self.forget_order(next(iter(self.orders)))
+
+    def forget_order(self, order_id: str) -> None:
+        """Forget an order; one that is not known changes nothing."""
+        known = self.orders.pop(order_id, None)
+        same_contract = self._open_orders.get(known.symbol) if known is not None else None
+        if known is None or same_contract is None:
+            return
+        same_contract.pop(order_id, None)
+        if not same_contract:
+            del self._open_orders[known.symbol]
 
     def open_orders_on(self, symbol: str) -> list[BrokerOrder]:
         """Orders of a contract that may still fill, as far as we know."""
-        return [o for o in self.orders.values() if o.symbol == symbol and o.is_open]
+        return list(self._open_orders.get(symbol, {}).values())
 
     def expiry_moment(self, instrument: Instrument) -> datetime | None:
         """Close of the last session in which an option trades; None for a stock."""

@@ -118,7 +118,7 @@ class Reconciler:
                 continue
             fresh = await context.broker.order(known.id)
             if fresh is None:
-                context.orders.pop(known.id, None)
+                context.forget_order(known.id)
                 continue
             self._lifecycle.apply_order(fresh, None, context.clock.now(), "orders")
         context.orders_seen_at = asked_at
