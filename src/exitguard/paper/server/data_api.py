@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from exitguard.core.session import NEW_YORK
 from exitguard.paper.engine import ApiError
 from exitguard.paper.server.data_corporate import corporate_actions
 from exitguard.paper.server.data_fields import bad_request, check_words, symbols_of
@@ -51,7 +52,8 @@ class DataApi:
         path = request.path.rstrip("/")
         check_words(request, "currency", _CURRENCIES)
         if path == _CORPORATE_ACTIONS:
-            return json_response(corporate_actions(self._host.exchange.announced(), request.query))
+            today = self._host.now().astimezone(NEW_YORK).date()
+            return json_response(corporate_actions(self._host.exchange.announced(), request.query, today))
         if path.startswith(_SCREENER):
             return self._screener.handle(request, path[len(_SCREENER) :].split("/"))
         if path.startswith(_OPTIONS):

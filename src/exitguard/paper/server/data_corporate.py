@@ -18,15 +18,15 @@ _DEFAULT_LIMIT, _HIGHEST_LIMIT = 100, 1000
 Json = dict[str, Any]
 
 
-def corporate_actions(announced: list[Json], query: Mapping[str, str]) -> Json:
-    """One page, grouped by type. Raises ApiError 400."""
+def corporate_actions(announced: list[Json], query: Mapping[str, str], today: date) -> Json:
+    """One page, grouped by type; those of `today` where no day is asked for. Raises ApiError 400."""
     symbols, ids = _words(query, "symbols"), _words(query, "ids")
     types = _words(query, "types") or _TYPES
     for unknown in sorted(types - _TYPES):
         raise bad_request(f"invalid type: {unknown[:40]}")
     if ids and (symbols or query.get("types") or query.get("start") or query.get("end")):
         raise bad_request("ids cannot be combined with other filters")
-    start, end = _day(query, "start"), _day(query, "end")
+    start, end = _day(query, "start", today), _day(query, "end", today)
     descending = _choice(query, "sort", ("asc", "desc")) == "desc"
     region = _choice(query, "region", ("us", "non_us", "all"))
     _choice(query, "data_quality", ("complete", "all"))
@@ -35,10 +35,8 @@ def corporate_actions(announced: list[Json], query: Mapping[str, str]) -> Json:
         (kind, row)
         for kind, row in map(_row, announced)
         if kind in types
-        and (not ids or row["id"] in ids)
+        and (row["id"] in ids if ids else start.isoformat() <= row["process_date"] <= end.isoformat())
         and (not symbols or symbols & {row.get(name) for name in ("symbol", "old_symbol", "new_symbol")})
-        and (start is None or row["process_date"] >= start.isoformat())
-        and (end is None or row["process_date"] <= end.isoformat())
         # The exchange's stocks are all of the US and have no CUSIP.
         and region != "non_us"
         and not cusips
@@ -70,10 +68,10 @@ def _words(query: Mapping[str, str], name: str) -> set[str]:
     return {word.strip() for word in query.get(name, "").split(",") if word.strip()}
 
 
-def _day(query: Mapping[str, str], name: str) -> date | None:
+def _day(query: Mapping[str, str], name: str, today: date) -> date:
     text = query.get(name)
     if not text:
-        return None
+        return today
     try:
         return date.fromisoformat(text[:10])
     except ValueError as error:
