@@ -3,7 +3,6 @@
 It reads the request and answers with as many bytes as an order has. Prints its port.
 """
 
-import asyncio
 import socket
 from typing import Any
 

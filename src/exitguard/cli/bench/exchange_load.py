@@ -1,4 +1,4 @@
-"""The load on the exchange, a process of its own: order requests as fast as they are answered, one at a time an account.
+"""The load on the exchange, a process of its own: order requests as fast as they are answered, one an account.
 
 Raw HTTP on plain sockets: a client library would cost more than what is measured. Prints orders a second.
 """
@@ -6,7 +6,7 @@ Raw HTTP on plain sockets: a client library would cost more than what is measure
 import asyncio
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import uvloop
@@ -25,8 +25,8 @@ class _Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert hasattr(transport, "write")
-        self._transport = transport
+        # uvloop's transports behave like asyncio.Transport without being one.
+        self._transport = cast(asyncio.Transport, transport)
         self._transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:

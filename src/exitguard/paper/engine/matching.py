@@ -4,7 +4,7 @@ A buy stop triggers when the ask, a sell stop when the bid, or a print of either
 buy stop into a limit 4 % (under $50) or 2.5 % above it; so do we. Only a sane quote of the current session trades.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from datetime import datetime
 from decimal import ROUND_DOWN, Decimal
 
@@ -32,6 +32,7 @@ class Matcher:
         # Set by the multi-leg part: prices and fills one mleg order, and wakes those that contain a contract.
         self.match_mleg: Callable[[Order], None] = _no_mleg
         self.wake_mleg: Callable[[Asset], None] | None = None
+        self.waiting_mlegs: Sized = ()
         lifecycle.match = self.match
         lifecycle.force_fill = self.force_fill
 
@@ -40,6 +41,7 @@ class Matcher:
     def on_quotes(self, quotes: Sequence[Quote]) -> None:
         """Take the newest quotes; those that a book waits for are matched."""
         assets = self._venue.assets
+        wake_mleg = self.wake_mleg if self.waiting_mlegs else None
         for quote in quotes:
             asset = assets.get(quote.symbol)
             if asset is None:
@@ -59,8 +61,8 @@ class Matcher:
             if book.immediate or book.limits or book.stops or book.trailing:
                 book.taken_bid = book.taken_ask = 0
                 self.match_asset(asset, quote)
-            if self.wake_mleg is not None and asset.is_option:
-                self.wake_mleg(asset)
+            if wake_mleg is not None and asset.is_option:
+                wake_mleg(asset)
 
     def on_trade(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Take a print: it marks the asset and triggers stops, which then fill at the quote."""

@@ -33,6 +33,7 @@ class MultiLeg:
         self._working: dict[str, dict[str, Order]] = {}
         matcher.match_mleg = self.match
         matcher.wake_mleg = self.wake
+        matcher.waiting_mlegs = self._working
 
     # Admission ------------------------------------------------------------------------------------------------------
 

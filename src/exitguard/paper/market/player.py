@@ -92,6 +92,7 @@ class Player:
         self._boundary = venue.next_boundary(clock.reached)
         self._driving = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._stopped = False
 
     @property
     def ended(self) -> bool:
@@ -146,10 +147,14 @@ class Player:
                     return
                 loop = asyncio.get_running_loop()
                 begun, origin = loop.time(), self.clock.reached
-                while self.clock.reached < to:
+                while self.clock.reached < to and not self._stopped:
                     await asyncio.sleep(min(_LONGEST_NAP, (to - self.clock.reached).total_seconds() / speed))
                     elapsed = timedelta(seconds=(loop.time() - begun) * speed)
                     await self._play_to(min(to, origin + elapsed), breathe_every=1)
+
+    def stop(self) -> None:
+        """Play nothing more: an advance that is under way ends where it is."""
+        self._stopped = True
 
     async def jump(self, to: datetime) -> None:
         """Go to `to` without playing what lies between; session boundaries on the way are kept."""
@@ -187,7 +192,7 @@ class Player:
 
     async def _play_to(self, to: datetime, *, breathe_every: int) -> None:
         played = 0
-        while True:
+        while not self._stopped:
             due = self._next_due()
             if due is None or due > to:
                 break
@@ -198,6 +203,8 @@ class Player:
             played += 1
             if played % breathe_every == 0:
                 await self._settle()
+        if self._stopped:
+            return
         self.clock.reach(to)
         self._venue.advance_to(to)
         finished = self.tape.roll(to)
@@ -250,8 +257,12 @@ class Player:
                 shown.trades.append(self.tape.add_trade(quote.symbol, float(quote.last), tick.trade_size, shown.at))
             visible = tick.shown or quote
             self._show_quote(visible, shown, faults, keep_history=True)
-        for quote in options:
-            self._show_quote(quote, shown, faults, keep_history=False)
+        if faults:
+            for quote in options:
+                self._show_quote(quote, shown, faults, keep_history=False)
+        else:
+            self.tape.add_option_quotes(options)
+            shown.quotes += options
 
     def _show_quote(self, quote: Quote, shown: Shown, faults: list[str], *, keep_history: bool) -> None:
         visible = self._feed_faults.distort(quote, faults) if faults else quote

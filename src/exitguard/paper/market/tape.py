@@ -92,6 +92,10 @@ class Tape:
                 history = self._quote_history[quote.symbol] = deque(maxlen=_PRINTS_KEPT)
             history.append(quote)
 
+    def add_option_quotes(self, quotes: Iterable[Quote]) -> None:
+        """Record shown option quotes, without history."""
+        self.quotes.update({quote.symbol: quote for quote in quotes})
+
     def add_trade(self, symbol: str, price: float, size: int, at: datetime) -> Trade:
         """Record a print and build the bars from it; `roll` must have been called for `at`."""
         self._trade_count += 1

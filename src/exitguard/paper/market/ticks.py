@@ -73,7 +73,7 @@ class Source(Protocol):
         ...
 
 
-@lru_cache(maxsize=1 << 18)
+@lru_cache(maxsize=1 << 16)
 def cents(amount: int) -> Decimal:
     """An amount of cents as dollars with two decimals. Cached: the same prices come again and again."""
     return Decimal(amount).scaleb(-2)

@@ -173,6 +173,7 @@ class PaperServer:
                 await task
         self._tasks = []
         if self._host is not None:
+            self._host.player.stop()
             self._host.close()
         if self._app is not None:
             self._app.stop()
