@@ -91,7 +91,12 @@ class Closer:
         asyncio.get_running_loop().call_soon(announce)
 
     def resume(self, tracked: Tracked, live: IntentRecord | None) -> None:
-        """Go on with a close that an earlier process began; `live` is its intent without a proven end, if any."""
+        """Go on with a close that an earlier process began; `live` is its intent without a proven end, if any.
+
+        Nothing happens when a breach has begun one since the start (I2).
+        """
+        if tracked.closer is not None:
+            return
         reason = tracked.record.close_reason or CloseReason.MANUAL_CLOSE
         state = self._state(tracked, reason, Decimal(0))
         if live is not None:
