@@ -5,15 +5,17 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import TracebackType
 from uuid import uuid4
 
+from tests.support.away_store import AwayStore
 from tests.support.fake_broker import FakeBroker
 from tests.support.fake_streams import FakeMarketData, FakeTradeStream
-from tests.support.memory_store import AccountLedger, MemoryLedger, MemoryStore
+from tests.support.memory_store import AccountLedger, MemoryLedger
 from tests.support.waiting import eventually
 
-from exitguard.broker.clock import SteppedClock
+from exitguard.broker.clock import RealClock, SteppedClock
 from exitguard.broker.port import Accepted
 from exitguard.core.instrument import parse_instrument
 from exitguard.core.orders import OrderClass, OrderRequest, OrderSide, OrderType, PositionIntent, TimeInForce
@@ -33,6 +35,8 @@ from exitguard.core.records import (
 )
 from exitguard.manager.options import ManagerOptions
 from exitguard.manager.service import run_manager
+from exitguard.store.journal import Journal
+from exitguard.store.journaled import JournaledStore
 
 # A Tuesday with regular hours, 10:00 in New York.
 OPENING = datetime(2026, 3, 17, 14, 0, tzinfo=UTC)
@@ -69,12 +73,17 @@ class Managed:
         *,
         once: bool = False,
         expected_number: str | None = None,
+        journal: Path | None = None,
+        lease_ttl: timedelta = timedelta(seconds=15),
+        real_clock: bool = False,
     ) -> None:
         self.venue = venue
         self.name = name
         self.broker = venue.broker(name)
-        self.store = MemoryStore(venue.ledger, name)
-        self.clock = SteppedClock(venue.time)
+        self.store = AwayStore(venue.ledger, name)
+        self.journaled = JournaledStore(self.store, Journal.open(journal, name)) if journal is not None else None
+        self.clock: SteppedClock | RealClock = RealClock() if real_clock else SteppedClock(venue.time)
+        self.clock.observe(venue.time, authoritative=True)
         self.trades = FakeTradeStream(self.broker)
         self.market = FakeMarketData(self.broker)
         self.stop = asyncio.Event()
@@ -89,7 +98,9 @@ class Managed:
             config_hash="c",
             expected_account_number=expected_number,
             once=once,
-            stepped=True,
+            stepped=not real_clock,
+            lease_ttl=lease_ttl,
+            poll_seconds=0.05,
         )
         self.task: asyncio.Task[None] | None = None
 
@@ -101,7 +112,15 @@ class Managed:
     def start(self) -> asyncio.Task[None]:
         """Start the manager's task."""
         self.task = asyncio.create_task(
-            run_manager(self.options, self.store, self.broker, self.trades, self.market, self.clock, stop=self.stop)
+            run_manager(
+                self.options,
+                self.journaled or self.store,
+                self.broker,
+                self.trades,
+                self.market,
+                self.clock,
+                stop=self.stop,
+            )
         )
         return self.task
 
@@ -116,6 +135,8 @@ class Managed:
         self.stop.set()
         if self.task is not None:
             await asyncio.wait_for(self.task, 10)
+        if self.journaled is not None:
+            await self.journaled.close()
 
     async def kill(self) -> None:
         """End the manager in the middle of whatever it does; its lease falls to the next one."""
@@ -124,6 +145,8 @@ class Managed:
             self.task.cancel()
             with suppress(asyncio.CancelledError):
                 await self.task
+        if self.journaled is not None:
+            await self.journaled.close()
         self.rows.leases.clear()
         self.broker.update_sinks.remove(self.trades._on_update)
         self.broker.quote_sinks.remove(self.market._on_quote)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from exitguard.broker.port import (
     BrokerError,
@@ -45,7 +46,7 @@ from exitguard.manager.reconciler import Reconciler
 from exitguard.manager.restorer import Restorer
 from exitguard.manager.tracked import Tracked
 from exitguard.manager.watcher import Watcher
-from exitguard.store.port import StoreUnavailable
+from exitguard.store.port import StoreRejected, StoreUnavailable
 
 # Look-ups of an intent that a crash left open, before its absence counts as proven.
 RECOVERY_LOOKUPS = 3
@@ -69,6 +70,7 @@ class AccountManager:
         self._polling = asyncio.Lock()
         self._watched: frozenset[str] = frozenset()
         self._down_since: datetime | None = None
+        self._unreadable: set[UUID] = set()
 
     # Starting ---------------------------------------------------------------------------------------------------
 
@@ -238,7 +240,8 @@ class AccountManager:
     async def poll(self, *, patient: bool = True) -> None:
         """Discover new entries, reconcile, close the books of what ended."""
         async with self._polling:
-            await self._discover()
+            await self._discover(patient=patient)
+            self._watch_symbols()  # quotes of a new position must not wait for the broker's other answers
             await self.reconciler.poll(patient=patient)
             now = self.context.clock.now()
             for tracked in list(self.context.positions.values()):
@@ -246,25 +249,39 @@ class AccountManager:
                     await self._lifecycle.finish(tracked, now)
             self._watch_symbols()
 
-    async def _discover(self) -> None:
-        """Turn filled entries of `dispatch_executions` into positions; a bad row does not stop its neighbours (F60)."""
+    async def _discover(self, *, patient: bool) -> None:
+        """Turn filled entries of `dispatch_executions` into positions; a bad row does not stop its neighbours (F60).
+
+        Without the database nothing can be linked: what fills meanwhile is found by reconciliation.
+        """
         context = self.context
-        for execution in await context.ledger.store.unlinked_executions():
+        try:
+            executions = await context.ledger.store.unlinked_executions()
+        except StoreUnavailable as error:
+            context.log.error("entries cannot be read", reason=str(error))
+            return
+        for execution in executions:
             try:
                 order = await self._entry_order(execution)
                 if order is not None and order.filled_qty > 0:
                     self._lifecycle.open_from_execution(execution, order, context.clock.now())
             except (InvalidSymbol, ValueError) as error:
-                context.log.error("execution set aside", execution=str(execution.execution_id), reason=str(error))
-                context.ledger.post(
-                    SetAside(
-                        "execution",
-                        str(error)[:500],
-                        {"execution_id": str(execution.execution_id), "symbol": execution.symbol},
-                        context.clock.now(),
-                    )
+                self._set_aside(execution, str(error))
+            except BrokerError as error:
+                if not patient:
+                    raise
+                context.log.warning(
+                    "entry order cannot be read", execution=str(execution.execution_id), reason=str(error)
                 )
-        await context.ledger.commit()
+
+    def _set_aside(self, execution: ExecutionRecord, reason: str) -> None:
+        """Keep an entry that cannot be read with its reason, once."""
+        if execution.execution_id in self._unreadable:
+            return
+        self._unreadable.add(execution.execution_id)
+        self.context.log.error("execution set aside", execution=str(execution.execution_id), reason=reason)
+        payload = {"execution_id": str(execution.execution_id), "symbol": execution.symbol}
+        self.context.ledger.post(SetAside("execution", reason[:500], payload, self.context.clock.now()))
 
     async def _entry_order(self, execution: ExecutionRecord) -> BrokerOrder | None:
         broker = self.context.broker
@@ -305,12 +322,24 @@ class AccountManager:
         try:
             await context.ledger.commit()
             if marks:
-                await context.ledger.store.write_marks(marks, context.ledger.epoch)
+                await self._write_marks(marks)
             await context.ledger.store.beat(self._heartbeat(now), context.ledger.epoch)
         except StoreUnavailable as error:
             context.log.error("marks and heartbeat not written", reason=str(error))
             return False
         return True
+
+    async def _write_marks(self, marks: Sequence[Mark]) -> None:
+        """Write all marks; when the database refuses them, each alone, so that one cannot hide the others (F60)."""
+        context = self.context
+        try:
+            await context.ledger.store.write_marks(marks, context.ledger.epoch)
+        except StoreRejected as error:
+            context.log.error("the database refuses marks", reason=str(error), marks=len(marks))
+            context.ledger.refused += 1
+            if len(marks) > 1:
+                for mark in marks:
+                    await self._write_marks([mark])
 
     def _heartbeat(self, now: datetime) -> Heartbeat:
         context = self.context

@@ -55,8 +55,8 @@ class Alarms:
         log.info("alarm cleared", account=self._account, alarm=key, position=position_id)
         self._ledger.post(ClearAlarm(key, at), AppendEvent(EventType.ALARM_CLEARED, at, {"alarm": key}, position_id))
 
-    def clear_position(self, position_id: int, at: datetime) -> None:
-        """Turn off everything that concerns one position."""
+    def clear_position(self, position_id: int, at: datetime, *, but: str | None = None) -> None:
+        """Turn off everything that concerns one position, except the alarm `but`."""
         suffix = f":{position_id}"
-        for key in [k for k in self._active if k.endswith(suffix)]:
+        for key in [k for k in self._active if k.endswith(suffix) and k != but]:
             self.clear(key, at, position_id)

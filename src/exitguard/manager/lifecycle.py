@@ -31,6 +31,7 @@ from exitguard.core.records import (
 from exitguard.manager.context import AccountContext
 from exitguard.manager.fills import new_fill
 from exitguard.manager.tracked import Tracked
+from exitguard.store.port import StoreRejected, StoreUnavailable
 
 _PERCENT_DIGITS = Decimal("0.0001")
 DEFAULT_STRATEGY = "unknown"
@@ -347,9 +348,40 @@ class Lifecycle:
             protection_since=now,
             close_deadline=None,
         )
-        tracked.record = record
+        before, tracked.record = tracked.record, record
         context.remove(tracked)
-        context.alarms.clear_position(record.id, now)
+        context.alarms.clear_position(record.id, now, but=_unrecorded(record))
+        try:
+            await context.ledger.commit(*self._last_operations(tracked, closed_at, reason, exit_price, now))
+        except StoreUnavailable as error:
+            context.log.error("close not recorded yet: the database is away", position=record.id, reason=str(error))
+        except StoreRejected as error:
+            # Never closed without its history row (F62): it stays under management, flat, and a person is told.
+            tracked.record = replace(before, close_attempt=tracked.record.close_attempt)
+            context.add(tracked)
+            context.alarms.raise_alarm(
+                _unrecorded(record),
+                "close_unrecorded",
+                f"{record.symbol} is closed at the broker, and the database refuses to record it: {error}",
+                now,
+                record.id,
+            )
+            return
+        tracked.command_ids.clear()
+        context.alarms.clear(_unrecorded(record), now, record.id)
+        context.log.info(
+            "Position closed successfully",
+            position=record.id,
+            symbol=record.symbol,
+            reason=reason.value,
+            exit_price=str(exit_price),
+            realised_pnl=str(holding.realised_pnl),
+        )
+
+    def _last_operations(
+        self, tracked: Tracked, closed_at: datetime, reason: CloseReason, exit_price: Decimal, now: datetime
+    ) -> list[Operation]:
+        record, holding = tracked.record, tracked.holding
         operations: list[Operation] = [
             PutPosition(record),
             PutHistory(self._history(tracked, closed_at, reason)),
@@ -371,16 +403,7 @@ class Lifecycle:
             FinishCommand(command, True, f"closed {record.symbol} at {exit_price:.4f}: {reason.value}", now)
             for command in tracked.command_ids
         ]
-        tracked.command_ids.clear()
-        await context.ledger.commit(*operations)
-        context.log.info(
-            "Position closed successfully",
-            position=record.id,
-            symbol=record.symbol,
-            reason=reason.value,
-            exit_price=str(exit_price),
-            realised_pnl=str(holding.realised_pnl),
-        )
+        return operations
 
     def _realised_percent(self, holding: Holding) -> Decimal:
         exit_price = holding.exit_price or Decimal(0)
@@ -419,3 +442,8 @@ class Lifecycle:
             policy_hash=policy_hash(tracked.policy),
             features=record.features,
         )
+
+
+def _unrecorded(record: PositionRecord) -> str:
+    """Key of the alarm for a close that the ledger refuses."""
+    return f"unrecorded:{record.id}"

@@ -25,7 +25,7 @@ from exitguard.manager.alarms import Alarms
 from exitguard.manager.context import AccountContext
 from exitguard.manager.ledger import Ledger
 from exitguard.manager.options import ManagerOptions
-from exitguard.store.port import AccountMismatch, AccountStore, Lease
+from exitguard.store.port import AccountMismatch, AccountStore, Lease, StoreUnavailable
 
 T = TypeVar("T")
 START_TRIES = 5
@@ -74,7 +74,10 @@ async def run_manager(
             log.error("account stopped, also failed", reason=repr(error))
         raise group.exceptions[0] from group
     finally:
-        await store.release_lease(lease)
+        try:
+            await store.release_lease(lease)
+        except StoreUnavailable as error:
+            log.warning("lease not given back, it ends by itself", reason=str(error))
         log.info("Position Manager completed")
 
 
@@ -164,8 +167,11 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
             for work in (tracked.closer, tracked.restorer):
                 if work is not None:
                     work.cancel()
-    context.ledger.post(AppendEvent(EventType.MANAGER_STOPPED, context.clock.now(), {"build": context.options.build}))
-    await context.ledger.commit()
+    stopped = AppendEvent(EventType.MANAGER_STOPPED, context.clock.now(), {"build": context.options.build})
+    try:
+        await context.ledger.commit(stopped)
+    except StoreUnavailable as error:
+        context.log.error("the last changes could not be written", reason=str(error))
 
 
 async def _stream_ready(context: AccountContext) -> None:
@@ -177,10 +183,17 @@ async def _stream_ready(context: AccountContext) -> None:
 
 
 async def _renew(context: AccountContext, lease: Lease) -> None:
-    """Renew the lease at a third of its life; LeaseLost ends the account's manager at once."""
+    """Renew the lease at a third of its life; LeaseLost ends the account's manager at once.
+
+    A database that is away can give the lease to nobody else either, so exits go on; once it is back, it decides.
+    """
+    ttl = context.options.lease_ttl
     while True:
-        await asyncio.sleep(context.options.lease_ttl.total_seconds() / 3)
-        lease = await context.ledger.store.renew_lease(lease, context.options.lease_ttl)
+        await asyncio.sleep(ttl.total_seconds() / 3)
+        try:
+            lease = await context.ledger.store.renew_lease(lease, ttl)
+        except StoreUnavailable as error:
+            context.log.error("lease not renewed, trying again", reason=str(error))
 
 
 async def _follow_calendar(context: AccountContext) -> None:
