@@ -5,7 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from exitguard.cli.bench import breach, compute, marks, whole
+from exitguard.cli.bench import breach, compute, exchange, marks, whole
 from exitguard.cli.bench.book import Sizes
 from exitguard.cli.bench.place import open_place
 from exitguard.cli.bench.result import Measurement, Target, failed, quantile
@@ -26,6 +26,7 @@ class Plan:
     quiet_quotes: int = 200_000
     evaluations: int = 10_000
     compute_rounds: int = 7
+    exchange: exchange.ExchangeSizes = field(default_factory=exchange.ExchangeSizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,22 @@ async def _evaluate(plan: Plan, say: Say, _verbose: bool) -> Rows:
     return compute.evaluations(plan.evaluations, plan.compute_rounds, say)
 
 
+async def _exchange_orders(plan: Plan, say: Say, _verbose: bool) -> Rows:
+    return await exchange.orders(plan.exchange, say)
+
+
+async def _exchange_fanout(plan: Plan, say: Say, _verbose: bool) -> Rows:
+    return await exchange.fanout(plan.exchange, say)
+
+
+async def _exchange_day(plan: Plan, say: Say, _verbose: bool) -> Rows:
+    return await exchange.day(plan.exchange, say)
+
+
+async def _exchange_memory(plan: Plan, say: Say, _verbose: bool) -> Rows:
+    return await exchange.memory(plan.exchange, say)
+
+
 BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(_breach, {"breach_to_order_p50": breach.P50, "breach_to_order_p99": breach.P99}),
     Benchmark(_marks, {"marks_10000": marks.TARGET}),
@@ -76,6 +93,10 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(_memory, {"idle_memory": whole.MEMORY}),
     Benchmark(_quiet, {"quiet_quotes": None}),
     Benchmark(_evaluate, {"evaluate": None}),
+    Benchmark(_exchange_orders, {"exchange_orders": exchange.ORDERS}),
+    Benchmark(_exchange_fanout, {"exchange_fanout": exchange.FANOUT}),
+    Benchmark(_exchange_day, {"exchange_day": exchange.DAY}),
+    Benchmark(_exchange_memory, {"exchange_memory": exchange.MEMORY}),
 )
 NAMES: tuple[str, ...] = tuple(name for each in BENCHMARKS for name in each.figures)
 

@@ -35,6 +35,23 @@ _MEANING = {
         "Full evaluations a second of an option position by the default policy, one processor. Baseline: only its P&L"
         " in percent and one comparison, in decimals."
     ),
+    "exchange_orders": (
+        "Market orders a second that `exitguard paper` takes and answers over loopback HTTP, 50 accounts with one order"
+        " at a time each; every one of them is also filled. Baseline: the same server stack in front of a handler that"
+        " answers as many bytes and does nothing."
+    ),
+    "exchange_fanout": (
+        "Quotes a second of 500 stocks of which each of 20 sockets (msgpack, all quotes) receives every one, market"
+        " model included."
+    ),
+    "exchange_day": (
+        "A day of minute bars of 500 stocks at full speed, with 5,000 option contracts quoted anew at each of a bar's"
+        " four prices: 7.8 million option quotes."
+    ),
+    "exchange_memory": (
+        "Resident memory of an exchange that has played 50 days with trading on each, the last fifth of the days."
+        " Baseline: the second fifth, when the histories that the market keeps are full."
+    ),
 }
 
 
