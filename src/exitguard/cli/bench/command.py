@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from exitguard.cli.bench import breach, compute, exchange, marks, whole
 from exitguard.cli.bench.book import Sizes
+from exitguard.cli.bench.exchange import ExchangeSizes
 from exitguard.cli.bench.place import open_place
 from exitguard.cli.bench.result import Measurement, Target, failed, quantile
 from exitguard.core.errors import ExitguardError
@@ -26,7 +27,7 @@ class Plan:
     quiet_quotes: int = 200_000
     evaluations: int = 10_000
     compute_rounds: int = 7
-    exchange: exchange.ExchangeSizes = field(default_factory=exchange.ExchangeSizes)
+    exchange: ExchangeSizes = field(default_factory=ExchangeSizes)
 
 
 @dataclass(frozen=True, slots=True)
