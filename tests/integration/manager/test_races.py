@@ -24,10 +24,15 @@ async def test_i2_a_breach_during_the_recovery_begins_one_close_only() -> None:
 
     restarted.broker.positions = slow_positions  # type: ignore[method-assign]
     restarted.market.watch({CALL})  # the quotes are there before the broker has answered
+    fills = restarted.broker.match
+    restarted.broker.match = lambda symbol: None  # type: ignore[method-assign]  # the order rests
     async with restarted:
         await restarted.price(CALL, "2.50")
         await restarted.until(lambda: len(restarted.closing_orders(position)) == 1, "the breach is acted upon at once")
         recovered.set()
+        await restarted.advance(1)
+        restarted.broker.match = fills  # type: ignore[method-assign]
+        await restarted.price(CALL, "2.50")
         await restarted.closed(position)
         assert len(restarted.closing_orders(position)) == 1
         await restarted.advance(1)
