@@ -19,6 +19,7 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("run", "exitguard.cli.run:run", "Manage the accounts of the settings file until stopped.", _RUN),
     ("paper", "exitguard.cli.paper:paper", "Start the Alpaca-compatible paper exchange.", _RUN),
     ("bench", "exitguard.cli.bench:bench", "Measure speed and size against baselines of the same run.", _RUN),
+    ("sim", "exitguard.cli.sim:sim", "Simulate managers under faults and crashes, from seeds.", _RUN),
     ("positions", "exitguard.cli.look:positions", "List positions with marks, protection and deadlines.", _LOOK),
     ("events", "exitguard.cli.look:events", "List what happened, newest last.", _LOOK),
     ("health", "exitguard.cli.health:health", "Tell whether every account is watched; exit 1 if not.", _LOOK),

@@ -17,6 +17,7 @@ from exitguard.core.records import (
     AppendEvent,
     Batch,
     EventType,
+    HistoryRecord,
     IntentPurpose,
     IntentRecord,
     PositionRecord,
@@ -123,7 +124,7 @@ class Judge:
         if not process.alive:
             self._wrong("simulator", account, f"a dead process sent {name}")
         committed = self._seen_intents.get((account, name))
-        intent = self._ledger.account(account).intents.get(name) or _journaled(journal, name)
+        intent = _journaled(journal, name) or self._ledger.account(account).intents.get(name)
         if intent is None:
             self._wrong("I3", account, f"{name} was sent without a committed intent", request.symbol)
         elif (intent.symbol, intent.side, intent.qty) != (request.symbol, request.side, request.qty):
@@ -153,6 +154,7 @@ class Judge:
                     self._check_intent(account, row)
                 case PutHistory(row):
                     touched[row.position_id] = None
+                    self._check_history(account, row)
                 case AppendEvent(type=EventType.ADOPTED, position_id=number) if number is not None:
                     added[number] = None
                 case _:
@@ -185,6 +187,18 @@ class Judge:
             self._wrong("I11", account, text, row.symbol)
         if row.id not in self._ledger.account(account).history:
             self._wrong("I10", account, f"position {row.id} closed without a history row", row.symbol)
+
+    def _check_history(self, account: str, row: HistoryRecord) -> None:
+        """The exit price is the average of the closing fills, and nothing else (F58)."""
+        fills = [f for number, f, _ in self._ledger.account(account).fills.values() if number == row.position_id]
+        closing = [f for f in fills if f.side is row.side.closing]
+        qty = sum((f.qty for f in closing), ZERO)
+        value = sum((f.qty * f.price for f in closing), ZERO)
+        if qty == 0 or abs(value / qty - row.exit_price) > _CENT_OF_A_CENT or qty != row.quantity:
+            text = (
+                f"position {row.position_id}: history says {row.quantity} at {row.exit_price}, fills {qty} for {value}"
+            )
+            self._wrong("F58", account, text, row.symbol)
 
     def _check_intent(self, account: str, intent: IntentRecord) -> None:
         key = (account, intent.client_order_id)

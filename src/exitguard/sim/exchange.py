@@ -151,7 +151,8 @@ class SimExchange(MemoryBroker):
             return False
         price = order.limit_price or order.stop_price or quote.mid
         half = (order.left / 2).to_integral_value()
-        part = half if half > 0 and self.world.faults.rng("cancel_filled").random() < 0.4 else order.left
+        paired = order.role in ("take_profit", "stop_loss")
+        part = half if half > 0 and not paired and self.world.faults.rng("cancel_filled").random() < 0.4 else order.left
         self._execute(order, part, price)
         if not order.status.is_terminal:
             self._end(order, OrderStatus.CANCELED)
@@ -181,7 +182,9 @@ class SimExchange(MemoryBroker):
     def _fill_some(self, order: BookOrder, price: Decimal) -> None:
         faults, part = self.world.faults, order.left
         doomed = self._doomed.pop(order.id, None)
-        if order.left > 1 and (doomed is not None or faults.hit("partial_fill")):
+        # A pair of legs shares one quantity: it fills at once here, and what is left of it is never in doubt.
+        paired = order.role in ("take_profit", "stop_loss")
+        if order.left > 1 and not paired and (doomed is not None or faults.hit("partial_fill")):
             rng = faults.rng("partial_fill")
             part = Decimal(rng.randint(1, int(order.left) - 1)) if order.left >= 2 else order.left
         self._execute(order, part, price)
