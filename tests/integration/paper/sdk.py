@@ -57,3 +57,12 @@ async def streaming(client: Client, stream: Any, ready: Callable[[], bool]) -> A
         client.server.app.trade_stream.close_all()
         client.server.app.data_streams.close_all()
         await eventually(lambda: not thread.is_alive(), "the SDK's stream to stop", 15.0)
+
+
+async def eventually_filled(client: Client, order_id: str) -> None:
+    """Wait until an order of the client's account is filled."""
+
+    def is_filled() -> bool:
+        return any(fill["order_id"] == order_id for fill in client.server.exchange.fills_json())
+
+    await eventually(is_filled, "the order to be filled")

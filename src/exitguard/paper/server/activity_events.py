@@ -1,6 +1,6 @@
 """GET /v2beta1/events/activities: every activity as a server-sent event, replayed from where the client asks.
 
-Event identifiers are ULIDs made of an activity's own time and identifier, so that they are the same at every replay.
+Event identifiers are ULIDs made of an activity's own time and identifier: the same at every replay, and ever rising.
 """
 
 import asyncio
@@ -186,9 +186,10 @@ async def send_events(stream: EventStream, receive: Receive, send: Send, stoppin
 
 
 def event_id(stamp: int, activity: Mapping[str, Any]) -> str:
-    """The ULID of an activity: its millisecond, and eighty bits of its own identifier."""
+    """The ULID of an activity: its millisecond, the microseconds that order it, and a part of its own identifier."""
     digits = activity["id"].partition("::")[2].replace("-", "")
-    number = (stamp // 1000) << 80 | int(digits[:20], 16)
+    milliseconds, microseconds = divmod(stamp, 1000)
+    number = milliseconds << 80 | microseconds << 70 | int(digits[:17], 16)
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(5 * (_ULID_LENGTH - 1), -1, -5))
 
 

@@ -63,7 +63,7 @@ def moment_of(text: str, name: str, *, end_of_day: bool = False) -> datetime:
 def window_of(query: Mapping[str, str], *, default_start: datetime, now: datetime) -> Window:
     """Read start, end, limit, sort and page_token. Raises ApiError 400."""
     start = moment_of(query["start"], "start") if query.get("start") else default_start
-    end = moment_of(query["end"], "end", end_of_day=True) if query.get("end") else now
+    end = moment_of(query["end"], "end", end_of_day=True) if query.get("end") else max(now, start)
     if end < start:
         raise bad_request("end should not be before start")
     limit = whole_number(query, "limit", _DEFAULT_LIMIT, _HIGHEST_LIMIT)
