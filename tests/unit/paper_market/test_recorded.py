@@ -9,8 +9,8 @@ import pytest
 
 from exitguard.core.errors import InvalidInput
 from exitguard.core.session import NEW_YORK
-from exitguard.paper.market.bar_files import load_bars
 from exitguard.paper.market.recorded import RecordedBar, RecordedBars
+from exitguard.paper.market.replay import load_replay
 from exitguard.paper.market.ticks import Round
 
 MINUTE = datetime(2023, 1, 3, 14, 31, tzinfo=UTC)
@@ -84,14 +84,14 @@ def test_files_of_naive_new_york_starts(tmp_path: Path) -> None:
     path = tmp_path / "AAPL.csv.gz"
     with gzip.open(path, "wt") as file:
         file.write("timestamp,o,h,l,c,v\n2023-01-03 09:31:00,129.7,129.8,129.4,129.6,463769\n")
-    bars = load_bars(path)
+    bars = load_replay(path).bars
     assert bars == {"AAPL": [bar(MINUTE, 129.7, 129.8, 129.4, 129.6, volume=463769)]}
 
 
 def test_files_of_utc_ends_start_a_minute_earlier(tmp_path: Path) -> None:
     path = tmp_path / "nt-spy-minute-2011.csv"
     path.write_text("20110103 143100;126.7;126.8;126.6;126.75;100\n")
-    (found,) = load_bars(path)["SPY"]
+    (found,) = load_replay(path).bars["SPY"]
     assert found.start == datetime(2011, 1, 3, 14, 30, tzinfo=UTC)
 
 
@@ -100,8 +100,8 @@ def test_a_file_may_name_its_stocks_in_a_column(tmp_path: Path) -> None:
     path.write_text(
         "symbol,t,open,high,low,close\nAAPL,2023-01-03T14:31:00Z,1,1,1,1\nBRK.B,2023-01-03T14:31:00Z,2,2,2,2\n"
     )
-    assert set(load_bars(path)) == {"AAPL", "BRK.B"}
-    assert set(load_bars(path, ["BRK.B"])) == {"BRK.B"}
+    assert set(load_replay(path).bars) == {"AAPL", "BRK.B"}
+    assert set(load_replay(path, ["BRK.B"]).bars) == {"BRK.B"}
 
 
 @pytest.mark.parametrize(
@@ -119,25 +119,25 @@ def test_bad_files_are_refused_with_the_line(tmp_path: Path, content: str, compl
     path = tmp_path / "AAPL.csv"
     path.write_text(content)
     with pytest.raises(InvalidInput, match=complaint):
-        load_bars(path)
+        load_replay(path)
 
 
 def test_missing_paths_symbols_and_bars_are_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="does not exist"):
-        load_bars(tmp_path / "nowhere")
+        load_replay(tmp_path / "nowhere")
     with pytest.raises(InvalidInput, match="no stock bars"):
-        load_bars(tmp_path)
+        load_replay(tmp_path)
     (tmp_path / "AAPL.csv").write_text("timestamp,o,h,l,c,v\n2023-01-03 09:31:00,1,1,1,1,5\n")
-    with pytest.raises(InvalidInput, match="no bars of IBM"):
-        load_bars(tmp_path, ["AAPL", "IBM"])
+    with pytest.raises(InvalidInput, match="nothing of IBM"):
+        load_replay(tmp_path, ["AAPL", "IBM"])
     (tmp_path / "AAPL.csv.gz").write_bytes(b"not gzip")
     with pytest.raises(InvalidInput, match=r"AAPL\.csv\.gz"):
-        load_bars(tmp_path / "AAPL.csv.gz")
+        load_replay(tmp_path / "AAPL.csv.gz")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared minute bars are not on this machine")
 def test_real_days_cross_the_change_to_summer_time() -> None:
-    bars = load_bars(SHARED, ["SPY"])["SPY"]
+    bars = load_replay(SHARED, ["SPY"]).bars["SPY"]
     opens = {}
     for one in bars:
         local = one.start.astimezone(NEW_YORK)
@@ -149,7 +149,7 @@ def test_real_days_cross_the_change_to_summer_time() -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared minute bars are not on this machine")
 def test_real_days_load_with_their_quirks() -> None:
-    bars = load_bars(SHARED, ["AAPL", "IBM", "MSFT", "NVDA"])
+    bars = load_replay(SHARED, ["AAPL", "IBM", "MSFT", "NVDA"]).bars
     assert {symbol: len(rows) for symbol, rows in bars.items()} == {
         "AAPL": 7410,
         "IBM": 7409,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from exitguard.core.quote import Quote
-from exitguard.paper.market.ticks import Round, StatusChange, Tick, stock_price
+from exitguard.paper.market.ticks import Print, Round, StatusChange, Tick, stock_price
 
 
 @dataclass(slots=True)
@@ -64,7 +64,14 @@ class Adjustments:
             else change
             for change in one.statuses
         ]
-        return Round(one.at, ticks, statuses)
+        return Round(one.at, ticks, statuses, [self._print(each) for each in one.prints])
+
+    def _print(self, one: Print) -> Print:
+        terms = self._terms.get(one.symbol)
+        if terms is None:
+            return one
+        price = stock_price(float(one.price / terms.divisor))
+        return Print(terms.symbol, price, round(one.size * terms.divisor), one.at)
 
     def _tick(self, tick: Tick) -> Tick:
         terms = self._terms.get(tick.quote.symbol)

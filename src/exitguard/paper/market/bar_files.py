@@ -2,19 +2,17 @@
 
 Recognised by content, not by name:
 
-* CSV with a header that names a timestamp (`timestamp`, `time`, `t`), the prices (`o,h,l,c` or `open,high,low,close`),
-  the volume (`v`, `volume`; optional) and optionally `symbol`: the timestamp is the bar's START; without a zone it is
-  New York time.
+* CSV or Parquet with columns for a timestamp (`timestamp`, `time`, `t`), the prices (`o,h,l,c` or
+  `open,high,low,close`), the volume (`v`, `volume`; optional) and optionally `symbol`: the timestamp is the bar's
+  START; without a zone it is New York time.
 * `yyyymmdd HHMMSS;o;h;l;c;v` without a header: UTC, stamped at the bar's END (NinjaTrader exports).
 
-Either may be gzipped. The stock is the `symbol` column, else the file's name (`AAPL.csv.gz`, `nt-spy-minute-2011.csv`).
+CSV may be gzipped. The stock is the `symbol` column, else the file's name (`AAPL.csv.gz`, `nt-spy-minute-2011.csv`).
 """
 
-import csv
-import gzip
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from exitguard.core.errors import InvalidInput
 from exitguard.core.instrument import InstrumentType, InvalidSymbol, parse_instrument
 from exitguard.core.session import NEW_YORK
 from exitguard.paper.market.recorded import RecordedBar
+from exitguard.paper.market.tables import first_line, rows_of, stem_of, titles_of
 
 _NAMES = {
     "timestamp": ("timestamp", "time", "t"),
@@ -37,38 +36,19 @@ _MINUTE_NAME = re.compile(r"^(?:[a-z]+-)?([a-z]{1,6})-minute", re.IGNORECASE)
 _SEMICOLON_ROW = re.compile(r"^\d{8} \d{6};")
 
 
-def load_bars(path: Path, symbols: Collection[str] | None = None) -> dict[str, list[RecordedBar]]:
-    """Read the bars of a file, or of every stock file in a folder; `symbols` restricts them.
-
-    Raises InvalidInput where the path is missing, holds no readable stock bars, lacks an asked symbol or has a bad
-    row.
-    """
-    if not path.exists():
-        raise InvalidInput(f"replay path {path} does not exist")
+def load_bars(files: Iterable[Path], symbols: Collection[str] | None = None) -> dict[str, list[RecordedBar]]:
+    """Read the bars of files; `symbols` restricts them. Raises InvalidInput for an unreadable file or a bad row."""
     wanted = None if symbols is None else set(symbols)
     loaded: dict[str, list[RecordedBar]] = {}
-    for file in _stock_files(path, wanted):
+    for file in files:
         for symbol, bars in _read(file, wanted).items():
             loaded.setdefault(symbol, []).extend(bars)
-    missing = sorted((wanted or set()) - loaded.keys())
-    if missing:
-        raise InvalidInput(f"replay path {path} has no bars of {', '.join(missing)}")
-    if not loaded:
-        raise InvalidInput(f"replay path {path} holds no stock bars: expected .csv or .csv.gz files")
     return loaded
 
 
-def _stock_files(path: Path, wanted: Collection[str] | None) -> list[Path]:
-    if path.is_file():
-        return [path]
-    files = [file for file in sorted(path.iterdir()) if file.name.endswith((".csv", ".csv.gz"))]
-    # A folder may hold more than stock bars (option trades): take what is named as a stock, or asked for.
-    named = [(file, _symbol_of(file)) for file in files]
-    return [file for file, symbol in named if symbol is not None and (wanted is None or symbol in wanted)]
-
-
-def _symbol_of(file: Path) -> str | None:
-    stem = file.name.removesuffix(".gz").removesuffix(".csv")
+def symbol_of(file: Path) -> str | None:
+    """The stock that a file's name says, None where it says none."""
+    stem = stem_of(file)
     match = _MINUTE_NAME.match(stem)
     name = (match[1] if match else stem).upper()
     try:
@@ -78,29 +58,18 @@ def _symbol_of(file: Path) -> str | None:
     return instrument.symbol if instrument.type is InstrumentType.STOCK else None
 
 
+def is_headless(line: str) -> bool:
+    """Whether a first line is data already: the form without a header."""
+    return _SEMICOLON_ROW.match(line) is not None
+
+
 def _read(file: Path, wanted: Collection[str] | None) -> dict[str, list[RecordedBar]]:
-    try:
-        with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as text:
-            first = text.readline()
-            if _SEMICOLON_ROW.match(first):
-                symbol = _symbol_of(file)
-                if symbol is None:
-                    raise InvalidInput(f"{file}: the file's name says no stock and there is no column for it")
-                return {symbol: list(_rows(file, _chain(first, text), _semicolon_row, start_line=1))}
-            return _read_csv(file, first, text, wanted)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{file}: cannot be read as minute bars: {error}") from error
-
-
-def _chain(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
-
-
-def _read_csv(
-    file: Path, header: str, text: Iterable[str], wanted: Collection[str] | None
-) -> dict[str, list[RecordedBar]]:
-    titles = [title.strip().lower() for title in header.strip().split(",")]
+    named = symbol_of(file)
+    if file.suffix != ".parquet" and is_headless(first_line(file)):
+        if named is None:
+            raise InvalidInput(f"{file}: the file's name says no stock and there is no column for it")
+        return {named: list(_headless_rows(file))}
+    titles = titles_of(file)
     columns = {
         field: next((titles.index(name) for name in names if name in titles), -1) for field, names in _NAMES.items()
     }
@@ -108,11 +77,10 @@ def _read_csv(
     if absent:
         raise InvalidInput(f"{file}: the header lacks {', '.join(absent)}; found {', '.join(titles)[:200]}")
     by_column = columns["symbol"]
-    named = _symbol_of(file)
     if by_column < 0 and named is None:
         raise InvalidInput(f"{file}: the file's name says no stock and there is no symbol column")
     loaded: dict[str, list[RecordedBar]] = {}
-    for line, row in enumerate(csv.reader(text), start=2):
+    for line, row in rows_of(file):
         try:
             symbol = named if by_column < 0 else parse_instrument(row[by_column].strip()).symbol
             if symbol is None or (wanted is not None and symbol not in wanted):
@@ -139,16 +107,18 @@ def _semicolon_row(line: str) -> RecordedBar:
     return _bar(end - timedelta(minutes=1), [opened, high, low, close], volume)
 
 
-def _rows(
-    file: Path, lines: Iterable[str], parse: Callable[[str], RecordedBar], start_line: int
-) -> Iterator[RecordedBar]:
-    for number, line in enumerate(lines, start=start_line):
-        if not line.strip():
-            continue
-        try:
-            yield parse(line)
-        except (ValueError, InvalidInput) as error:
-            raise InvalidInput(f"{file}, line {number}: not a minute bar: {error}") from error
+def _headless_rows(file: Path) -> Iterator[RecordedBar]:
+    # The first line is a row here, which `rows_of` takes for titles.
+    yield _checked(file, 1, first_line(file))
+    for number, row in rows_of(file):
+        yield _checked(file, number, row[0])
+
+
+def _checked(file: Path, number: int, line: str) -> RecordedBar:
+    try:
+        return _semicolon_row(line)
+    except (ValueError, InvalidInput) as error:
+        raise InvalidInput(f"{file}, line {number}: not a minute bar: {error}") from error
 
 
 def _bar(start: datetime, prices: list[float], volume: float) -> RecordedBar:

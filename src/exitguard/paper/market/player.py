@@ -84,6 +84,8 @@ class Player:
         self.rounds_played = 0
         # Stocks whose sources are kept out while somebody sets their quotes by hand.
         self.held: set[str] = set()
+        # Contracts whose quotes are recorded: the model has no say in them.
+        self.recorded_options: frozenset[str] = frozenset()
         self.adjustments = adjustments or Adjustments()
         self._sources = list(sources)
         self._venue = venue
@@ -222,14 +224,20 @@ class Player:
         if len(rounds) == 1:
             merged = rounds[0]
         else:
-            merged = Round(at, [t for one in rounds for t in one.ticks], [s for one in rounds for s in one.statuses])
+            merged = Round(at)
+            for one in rounds:
+                merged.ticks += one.ticks
+                merged.statuses += one.statuses
+                merged.prints += one.prints
         merged = self.adjustments.translate(merged)
         if self.held:
-            merged = Round(at, [tick for tick in merged.ticks if tick.quote.symbol not in self.held], merged.statuses)
+            ticks = [tick for tick in merged.ticks if tick.quote.symbol not in self.held]
+            prints = [one for one in merged.prints if one.symbol not in self.held]
+            merged = Round(at, ticks, merged.statuses, prints)
         return merged
 
     def play(self, one: Round) -> None:
-        """Play one round now: statuses, then trades, then quotes, then what the feeds show."""
+        """Play one round now: statuses, then quotes, then trades, then what the feeds show."""
         at = one.at
         self.clock.reach(at)
         self._venue.advance_to(at)
@@ -238,11 +246,15 @@ class Player:
             (self._venue.halt if status.halted else self._venue.resume)(status.symbol)
         quotes = [tick.quote for tick in one.ticks]
         for quote in quotes:
-            if quote.bid > 0 and quote.ask > 0:
+            if _is_priced(quote) and quote.symbol not in self.recorded_options:
                 self.board.on_underlying(quote.symbol, quote.mid, at)
         options = self.board.requote([quote.symbol for quote in quotes], at)
+        for each in one.prints:
+            shown.trades.append(self.tape.add_trade(each.symbol, float(each.price), each.size, each.at))
         self._record(one.ticks, options, shown)
         self._venue.on_quotes(quotes + options)
+        for each in one.prints:
+            self._venue.on_trade(each.symbol, each.price, at)
         for tick in one.ticks:
             if tick.trade_size and tick.quote.last is not None:
                 self._venue.on_trade(tick.quote.symbol, tick.quote.last, at)
@@ -256,7 +268,7 @@ class Player:
             if tick.trade_size and quote.last is not None:
                 shown.trades.append(self.tape.add_trade(quote.symbol, float(quote.last), tick.trade_size, shown.at))
             visible = tick.shown or quote
-            self._show_quote(visible, shown, faults, keep_history=True)
+            self._show_quote(visible, shown, faults, keep_history=quote.symbol not in self.recorded_options)
         if faults:
             for quote in options:
                 self._show_quote(quote, shown, faults, keep_history=False)
@@ -276,6 +288,8 @@ class Player:
         now = self.clock.now()
         ticks = []
         for symbol in symbols:
+            if symbol in self.recorded_options:
+                continue
             new = self.board.follow(symbol)
             if new or symbol not in self.tape.quotes:
                 quote = self.board.price(symbol, now)
@@ -286,7 +300,7 @@ class Player:
 
     def look_at_option(self, symbol: str) -> Quote | None:
         """A contract's quote without following it: the newest shown, else one from the model."""
-        if symbol in self.board.followed():
+        if symbol in self.recorded_options or symbol in self.board.followed():
             return self.tape.quotes.get(symbol)
         return self.board.price(symbol, self.clock.now())
 
@@ -307,3 +321,9 @@ class Player:
     def _show(self, shown: Shown) -> None:
         for listener in self.listeners:
             listener(shown)
+
+
+def _is_priced(quote: Quote) -> bool:
+    """Whether a quote has two sides; a recorded one may have prices that are no numbers."""
+    bid, ask = quote.bid, quote.ask
+    return bid.is_finite() and ask.is_finite() and bid > 0 and ask > 0

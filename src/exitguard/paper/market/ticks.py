@@ -24,6 +24,16 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class Print:
+    """A trade on its own: dollars a share, shares or contracts, the venue's time of it."""
+
+    symbol: str
+    price: Decimal
+    size: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class StatusChange:
     """A trading halt or its end."""
 
@@ -34,11 +44,12 @@ class StatusChange:
 
 @dataclass(slots=True)
 class Round:
-    """Everything that happens in the market at one instant, statuses first."""
+    """Everything that happens in the market at one instant: statuses first, then prints, then ticks."""
 
     at: datetime
     ticks: list[Tick] = field(default_factory=list)
     statuses: list[StatusChange] = field(default_factory=list)
+    prints: list[Print] = field(default_factory=list)
 
 
 class Source(Protocol):

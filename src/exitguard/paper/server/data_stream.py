@@ -22,6 +22,7 @@ from exitguard.paper.server.data_frames import (
     trade_fields,
 )
 from exitguard.paper.server.host import Host
+from exitguard.paper.server.luld import PriceBands
 from exitguard.paper.server.outbox import Outbox
 from exitguard.paper.server.sockets import accept, decode, next_message, with_writer
 from exitguard.paper.server.stream_faults import stale_seconds
@@ -383,6 +384,10 @@ class DataStreams:
         for bar in shown.minute_bars:
             if self._wanted("stock", "b", bar.symbol):
                 yield "stock", Message("b", bar.symbol, bar_fields(bar), bar.start)
+            if self._wanted("stock", "l", bar.symbol):
+                bands = self._bands.renewed(bar.symbol, shown.at)
+                if bands is not None:
+                    yield "stock", Message("l", bar.symbol, bands, shown.at)
             daily = self._host.player.tape.daily_bars.get(bar.symbol)
             if daily is not None and self._wanted("stock", "d", bar.symbol):
                 yield "stock", Message("d", bar.symbol, bar_fields(daily), daily.start)

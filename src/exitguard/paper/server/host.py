@@ -1,7 +1,7 @@
 """Puts one venue together: calendar, clock, markets, option board, engine, player."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,7 +17,6 @@ from exitguard.core.quote import Quote
 from exitguard.core.session import NEW_YORK, SessionCalendar, table_calendar
 from exitguard.paper.engine import Account, ApiError, Exchange, Fault
 from exitguard.paper.market.adjustments import Adjustments
-from exitguard.paper.market.bar_files import load_bars
 from exitguard.paper.market.clock import MarketClock
 from exitguard.paper.market.feed_faults import FeedFaults
 from exitguard.paper.market.generated import GeneratedMarket, profile_of
@@ -25,6 +24,8 @@ from exitguard.paper.market.option_board import OptionBoard
 from exitguard.paper.market.option_model import OptionModel
 from exitguard.paper.market.player import Player, Shown
 from exitguard.paper.market.recorded import RecordedBar, RecordedBars
+from exitguard.paper.market.recording import RecordedTicks
+from exitguard.paper.market.replay import load_replay
 from exitguard.paper.market.tape import Bar
 from exitguard.paper.market.ticks import Round, Source, StatusChange, quoted_around, stock_price
 from exitguard.paper.server.keeper import Keeper, KeptVenue
@@ -52,8 +53,8 @@ class Host:
         self.activity = 0
         self.reaction_seconds = settings.reaction_seconds
         self._activity_settled = 0
-        recorded = _recorded(settings)
-        start = _start(settings, self.calendar, recorded)
+        recorded, ticks = _recorded(settings)
+        start = _start(settings, self.calendar, recorded, ticks)
         state = None if settings.state is None else StateFile(settings.state, settings.seed)
         self.keeper = Keeper(state)
         kept_at = None if state is None else state.market_time()
@@ -69,8 +70,8 @@ class Host:
         if state is not None:
             adjustments.restore(state.market_terms() or {})
         self.clock = MarketClock(kept_at or start, speed=settings.speed, paused=settings.paused)
-        generated = self._generated(recorded, start, adjustments)
-        sources: list[Source] = [source for source in (recorded, generated) if source is not None]
+        generated = self._generated((recorded, ticks), start, adjustments)
+        sources: list[Source] = [source for source in (recorded, ticks, generated) if source is not None]
         for source in sources:
             source.seek(start)
         self.exchange = Exchange(
@@ -107,6 +108,8 @@ class Host:
                 self._list(adjustments.name_of(symbol), source.opening_price(symbol))
         for symbol, price in settings.manual.items():
             self._list(adjustments.name_of(symbol), price)
+        if ticks is not None:
+            self._list_contracts(ticks.option_symbols())
         if kept_at is not None and start > kept_at:
             # Started later than it was left: what the hours between demand happens first.
             self.clock.reach(start)
@@ -121,10 +124,12 @@ class Host:
         self.scheduler.afterwards = self.keeper.save
 
     def _generated(
-        self, recorded: RecordedBars | None, start: datetime, adjustments: Adjustments
+        self, recorded: Iterable[Source | None], start: datetime, adjustments: Adjustments
     ) -> GeneratedMarket | None:
         settings = self.settings
-        taken = set(recorded.symbols() if recorded else ()) | set(settings.manual)
+        taken = {symbol for source in recorded if source is not None for symbol in source.symbols()} | set(
+            settings.manual
+        )
         wanted = settings.symbols
         if wanted is None:
             wanted = () if taken else DEFAULT_SYMBOLS
@@ -146,6 +151,19 @@ class Host:
             self.exchange.add_stock(symbol, price)
         self.exchange.add_option_chain(symbol)
         self._listed.append(symbol)
+
+    def _list_contracts(self, symbols: Sequence[str]) -> None:
+        """List recorded contracts; an underlying that nobody quotes is listed at their middle strike."""
+        contracts = [parse_instrument(symbol) for symbol in symbols]
+        for underlying in sorted({contract.underlying for contract in contracts} - set(self._listed)):
+            strikes = sorted(one.strike for one in contracts if one.underlying == underlying and one.strike is not None)
+            self.exchange.add_stock(underlying, strikes[len(strikes) // 2])
+            self._listed.append(underlying)
+        for contract in contracts:
+            assert contract.expiry is not None, contract.symbol
+            assert contract.strike is not None, contract.symbol
+            self.exchange.add_option_chain(contract.underlying, expiries=[contract.expiry], strikes=[contract.strike])
+        self.player.recorded_options = frozenset(symbols)
 
     def now(self) -> datetime:
         """The market's time."""
@@ -244,12 +262,12 @@ def _default_calendar() -> SessionCalendar:
     return table_calendar()
 
 
-def _recorded(settings: PaperSettings) -> RecordedBars | None:
-    if settings.bars is not None:
-        return RecordedBars(settings.bars, spread_fraction=settings.spread_fraction)
-    if settings.replay is None:
-        return None
-    return RecordedBars(load_bars(settings.replay, settings.symbols), spread_fraction=settings.spread_fraction)
+def _recorded(settings: PaperSettings) -> tuple[RecordedBars | None, RecordedTicks | None]:
+    bars, ticks = settings.bars, None
+    if bars is None and settings.replay is not None:
+        replay = load_replay(settings.replay, settings.symbols, partial=settings.generate_missing)
+        bars, ticks = replay.bars or None, replay.ticks
+    return None if bars is None else RecordedBars(bars, spread_fraction=settings.spread_fraction), ticks
 
 
 def _played(symbol: str, bar: RecordedBar) -> Bar:
@@ -260,13 +278,17 @@ def _played(symbol: str, bar: RecordedBar) -> Bar:
     return Bar(symbol, bar.start, opened, high, low, close, bar.volume, trades, value)
 
 
-def _start(settings: PaperSettings, calendar: SessionCalendar, recorded: RecordedBars | None) -> datetime:
+def _start(
+    settings: PaperSettings, calendar: SessionCalendar, recorded: RecordedBars | None, ticks: RecordedTicks | None
+) -> datetime:
     if settings.start is not None:
         if settings.start.tzinfo is None:
             raise InvalidInput(f"start needs a time zone, was {settings.start.isoformat()}")
         return settings.start.astimezone(UTC)
     if recorded is not None:
         day: date = recorded.first_at().astimezone(NEW_YORK).date()
+    elif ticks is not None:
+        return ticks.first_at()
     else:
         day = min(max(datetime.now(NEW_YORK).date(), calendar.first_day), calendar.last_day)
     return calendar.session_on_or_before(day).open

@@ -58,6 +58,7 @@ def serve(
         paused=paused,
         symbols=symbols,
         replay=replay,
+        generate_missing=generate is not None,
         spread_fraction=spread_fraction,
         requests_per_minute=requests_per_minute,
         state=state,

@@ -37,9 +37,10 @@ class SocketLimits:
 class PaperSettings:
     """One exchange.
 
-    Stocks come from `replay` (file or folder of minute bars), `bars` (the same in memory), from the generator for every
-    other symbol of `symbols`, and from `manual`: stocks that have this price until somebody sets another through the
-    admin API. Without `replay`, `bars`, `manual` and `symbols` the default symbols are generated.
+    Stocks come from `replay` (file or folder of minute bars or recorded quotes), `bars` (bars in memory), from the
+    generator for every other symbol of `symbols` (with `replay` only when `generate_missing`), and from `manual`:
+    stocks that keep their price until somebody sets another one through the admin API. Without `replay`, `bars`,
+    `manual` and `symbols` the default symbols are generated.
 
     `start` None: the recorded data's first session, else the newest session of the calendar that is not in the future,
     each at its open. `speed` is market seconds a wall second. When the market is stepped as fast as it goes, clients
@@ -57,6 +58,7 @@ class PaperSettings:
     paused: bool = False
     symbols: Sequence[str] | None = None
     replay: Path | None = None
+    generate_missing: bool = False
     bars: Mapping[str, Sequence[RecordedBar]] | None = None
     spread_fraction: float = DEFAULT_SPREAD_FRACTION
     manual: Mapping[str, Decimal] = field(default_factory=dict)
