@@ -80,6 +80,18 @@ async def test_halts_are_announced_as_statuses(client: Client) -> None:
     assert (halted["T"], halted["sc"], halted["rc"], resumed["sc"]) == ("s", "H", "T1", "T")
 
 
+async def test_price_bands_follow_the_price_by_one_per_cent(client: Client) -> None:
+    async with connected(client) as socket:
+        await tell(socket, {"action": "subscribe", "lulds": ["AAPL"]})
+        for price in (190.0, 190.5, 210.0):
+            await client.quote("AAPL", price - 0.01, price + 0.01, last=price, trade_size=10)
+            await client.post("/admin/advance", {"seconds": 60})
+        first, second = await hear_all(socket, 2)
+    assert (first["T"], first["S"], first["u"], first["d"]) == ("l", "AAPL", 199.5, 180.5)
+    mean = (190 + 190.5 + 210) / 3
+    assert (second["u"], second["d"]) == (round(mean * 1.05, 2), round(mean * 0.95, 2))
+
+
 async def test_a_subscribed_option_follows_its_underlying(client: Client) -> None:
     symbol = await option_of(client)
     async with connected(client, packed=True, option=True) as socket:

@@ -124,6 +124,7 @@ class DataStreams:
         self._host = host
         self._limits = host.settings.limits
         self._faults = host.exchange.faults
+        self._bands = PriceBands(host.calendar, host.player.tape)
         self._sessions: set[DataSession] = set()
         self._held: dict[tuple[str, str], int] = {}
         # (market, kind, symbol) -> sessions; "*" is every symbol.
