@@ -36,6 +36,7 @@ from exitguard.core.records import (
     Mark,
     PositionRecord,
     PositionStatus,
+    Protection,
     PutPosition,
     SetAside,
 )
@@ -85,6 +86,7 @@ class AccountManager:
         context.tallies.update({order: Tally(qty, value) for order, (qty, value) in state.booked.items()})
         for record in state.positions:
             self._restore_position(record, state.fills.get(record.id, ()))
+        context.alarms.keep_only(context.positions.keys(), context.clock.now())
 
     async def recover(self, state: LedgerState) -> None:
         """Resolve orders without a proven end, reconcile, and go on with every close that was begun.
@@ -110,7 +112,18 @@ class AccountManager:
         policy = context.options.select_policy(record.strategy_type, instrument)
         tracked = Tracked(record, holding, policy, context.expiry_moment(instrument))
         tracked.refresh_from_holding()
+        tracked.blind_since = self._blind_since(record)
         context.add(tracked)
+
+    def _blind_since(self, record: PositionRecord) -> datetime | None:
+        """The clock of a blindness goes on over a restart, but not over the night."""
+        context, since = self.context, record.protection_since
+        session = context.session(context.clock.now())
+        blind = record.protection is Protection.BLIND and since is not None
+        if blind and session is not None and since is not None and since >= session.open:
+            return since
+        # An alarm that is on needs something that ends.
+        return context.clock.now() if f"blind:{record.id}" in context.alarms.active else None
 
     async def _recover_intent(self, intent: IntentRecord) -> None:
         """Find out what became of a reduction or a restoration; what still works is taken back, and looked at anew."""
@@ -380,6 +393,7 @@ class AccountManager:
             marks = context.marks.get(symbol)
             if marks is not None:
                 marks.set_quote(quote)
+                self.watcher.look(marks, context.clock.now())
 
     def _is_old(self, tracked: Tracked, now: datetime) -> bool:
         marks = self.context.marks.get(tracked.record.symbol)

@@ -1,5 +1,6 @@
 """Alarms: what a person must see. Each is a row, an event and an error line; raised once, cleared once."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,13 @@ class Alarms:
     def restore(self, active: frozenset[str]) -> None:
         """Remember the alarms that an earlier process left on."""
         self._active |= active
+
+    def keep_only(self, positions: Collection[int], at: datetime) -> None:
+        """Turn off the alarms of positions that are not among these: nothing would ever clear them."""
+        for key in self.active:
+            number = key.rpartition(":")[2]
+            if number.isdecimal() and int(number) not in positions:
+                self.clear(key, at)
 
     def raise_alarm(
         self,

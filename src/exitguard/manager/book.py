@@ -16,6 +16,9 @@ from exitguard.core.position import PositionSide
 from exitguard.core.quote import Quote, QuoteLimits
 from exitguard.manager.tracked import Tracked
 
+# A quote that is older than the newest one by more than this, in nanoseconds: the newest may be the wrong one.
+SUSPICIOUS_NS = 1_000_000_000
+
 
 class SymbolMarks:
     """One symbol: latest tick, and the band. `quote` is made from the tick only when somebody looks."""
@@ -52,6 +55,11 @@ class SymbolMarks:
         if current is None or quote.at > current.at:
             self.tick = None
             self._quote = quote
+
+    def forget_quote(self) -> None:
+        """Know no quote: the newest one cannot be true."""
+        self.tick = None
+        self._quote = None
 
     def open_band(self) -> None:
         """Nothing is quiet until the next full look."""
@@ -104,7 +112,8 @@ class MarkBook:
             return None
         previous = marks.tick
         if previous is not None and tick.at_ns < previous.at_ns:
-            return None  # late: a newer quote is known
+            # Late: a newer quote is known. Or that one came from the future: a full look tells.
+            return marks if previous.at_ns - tick.at_ns > SUSPICIOUS_NS else None
         marks.tick = tick
         marks._quote = None
         bid, ask = tick.bid, tick.ask

@@ -29,6 +29,7 @@ class Tracked:
     command: CloseReason | None = None
     command_ids: list[int] = field(default_factory=list)
     blind_since: datetime | None = None
+    unevaluated: bool = False
     diverged_since: datetime | None = None
     broker_mark: Decimal | None = None
     broker_qty: Decimal | None = None

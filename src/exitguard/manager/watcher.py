@@ -9,6 +9,7 @@ from exitguard.broker.port import Tick
 from exitguard.core.evaluate import Action, Decision, evaluate, expiration_deadline
 from exitguard.core.marks import QuoteView, judge
 from exitguard.core.position import PositionSide
+from exitguard.core.quote import QuoteState
 from exitguard.core.records import AppendEvent, EventType, Mark, PositionStatus, Protection, PutPosition
 from exitguard.manager.book import SymbolMarks
 from exitguard.manager.closer import Closer
@@ -16,6 +17,8 @@ from exitguard.manager.context import AccountContext
 from exitguard.manager.restorer import Restorer
 from exitguard.manager.tracked import Tracked
 
+# Further ahead of the clock than this, a quote comes from the future (the same as in `core.quote`).
+MAX_AHEAD = timedelta(seconds=5)
 # A mark is an event when the P&L moved by this many percent points since the last one that was.
 EVENT_MOVE_PERCENT = Decimal(10)
 _MONEY = Decimal("0.01")
@@ -44,15 +47,53 @@ class Watcher:
                 if quote is not None:
                     clock.observe(quote.at, authoritative=False)
                 self.look(symbol_marks, clock.now())
+                if symbol_marks.quote is None:
+                    self._look_instead(symbol_marks, tick)
+
+    def _look_instead(self, marks: SymbolMarks, tick: Tick) -> None:
+        """The newest quote was none; what counts is this one, which it had kept out, unless it is the same."""
+        now = self._context.clock.now()
+        marks.set_tick(tick)
+        quote = marks.quote
+        if quote is not None and quote.at <= now + MAX_AHEAD:
+            self.look(marks, now)
+        else:
+            marks.forget_quote()
 
     def look(self, marks: SymbolMarks, now: datetime) -> None:
         """Evaluate every position of one symbol on its newest quote, then settle the quiet band."""
+        failed = False
         for tracked in marks.positions:
-            self._decide(tracked, self._view(tracked, marks, now), now)
-        marks.settle_band()
+            try:
+                self._decide(tracked, self._view(tracked, marks, now), now)
+            except Exception as error:
+                failed = True
+                self._cannot_evaluate(tracked, error, now)
+        if failed:
+            marks.open_band()
+        else:
+            marks.settle_band()
+
+    def _cannot_evaluate(self, tracked: Tracked, error: Exception, now: datetime) -> None:
+        """A position that trips us up must not take its neighbours down (F60), and a person must know."""
+        record = tracked.record
+        if not tracked.unevaluated:
+            self._context.log.error("position cannot be evaluated", position=record.id, exc_info=error)
+        tracked.unevaluated = True
+        self._context.alarms.raise_alarm(
+            f"evaluation:{record.id}",
+            "evaluation_failed",
+            f"{record.symbol} cannot be evaluated, watch it by hand: {error!r}",
+            now,
+            record.id,
+        )
 
     def _view(self, tracked: Tracked, marks: SymbolMarks, now: datetime) -> QuoteView:
-        view, marks.streak = judge(marks.quote, now, tracked.policy, marks.streak, tracked.broker_mark)
+        quote = marks.quote
+        view, marks.streak = judge(quote, now, tracked.policy, marks.streak, tracked.broker_mark)
+        if view.state is QuoteState.STALE and quote is not None and quote.at > now:
+            # From the future. Kept, it would pass for newer than every true quote until that time has come.
+            marks.forget_quote()
         return view
 
     # Deciding ---------------------------------------------------------------------------------------------------
@@ -65,6 +106,9 @@ class Watcher:
         if not tracked.is_closing:
             self._act(tracked, decision, now)
         self._remember(tracked, decision, view, now)
+        if tracked.unevaluated:
+            tracked.unevaluated = False
+            self._context.alarms.clear(f"evaluation:{tracked.record.id}", now, tracked.record.id)
 
     def _act(self, tracked: Tracked, decision: Decision, now: datetime) -> None:
         if decision.action in (Action.CLOSE, Action.REDUCE):
@@ -242,6 +286,8 @@ class Watcher:
                 moments.append(expiration_deadline(tracked.expires_at, policy))
             if session is not None:
                 moments.append(session.close - timedelta(minutes=policy.day_trade_minutes_before_close))
+            if tracked.blind_since is not None:
+                moments.append(tracked.blind_since + timedelta(seconds=policy.alarms.blind_seconds))
             if tracked.bracket_missing_since is not None:
                 moments.append(tracked.bracket_missing_since + timedelta(seconds=policy.missing_bracket_grace_seconds))
         return min((moment for moment in moments if moment > after), default=None)
