@@ -205,11 +205,8 @@ class AlpacaBroker:
     async def positions(self) -> list[BrokerPosition]:
         """List all positions."""
         rows = self._rows("position", decoding.decode_position)
-        rows.add(
-            listing.as_list(await self._read("/positions", {}, Priority.RECONCILE), "positions"),
-            key="symbol",
-            unique=True,
-        )
+        raws = listing.as_list(await self._read("/positions", {}, Priority.RECONCILE), "positions")
+        await listing.add_gently(rows, raws, key="symbol", unique=True)
         return rows.finish()
 
     async def position(self, symbol: str, priority: Priority = Priority.EXIT) -> BrokerPosition | None:
@@ -258,7 +255,7 @@ class AlpacaBroker:
         """List assets."""
         rows = self._rows("asset", decoding.decode_asset)
         params = {"status": status, "asset_class": asset_class}
-        rows.add(listing.as_list(await self._read("/assets", params, Priority.INFO), "assets"))
+        await listing.add_gently(rows, listing.as_list(await self._read("/assets", params, Priority.INFO), "assets"))
         return rows.finish()
 
     async def option_contract(self, symbol: str) -> OptionContract | None:
