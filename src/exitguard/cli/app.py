@@ -18,6 +18,7 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("demo", "exitguard.cli.demo:demo", "Play one whole trading day on this machine, no account needed.", _RUN),
     ("run", "exitguard.cli.run:run", "Manage the accounts of the settings file until stopped.", _RUN),
     ("paper", "exitguard.cli.paper:paper", "Start the Alpaca-compatible paper exchange.", _RUN),
+    ("record", "exitguard.cli.record:record", "Record a live data connection for the paper exchange.", _RUN),
     ("bench", "exitguard.cli.bench:bench", "Measure speed and size against baselines of the same run.", _RUN),
     ("sim", "exitguard.cli.sim:sim", "Simulate managers under faults and crashes, from seeds.", _RUN),
     ("positions", "exitguard.cli.look:positions", "List positions with marks, protection and deadlines.", _LOOK),
