@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -27,6 +27,8 @@ from exitguard.manager.tracked import Tracked
 
 # Terminal orders are remembered for attribution (bracket leg or stranger?); the oldest are forgotten past this.
 MAX_KNOWN_ORDERS = 20_000
+# The broker's positions lag fills by up to ten seconds (Alpaca-API#276): venue time until they count as evidence.
+SETTLING = timedelta(seconds=15)
 
 
 @dataclass(slots=True)
@@ -56,6 +58,8 @@ class AccountContext:
     next_position_id: int = 1
     account_number: str = ""
     orders_seen_at: datetime | None = None
+    # When a fill of a contract was booked last; entries older than SETTLING are swept out.
+    filled_at: dict[str, datetime] = field(default_factory=dict)
     stream_ready: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: asyncio.TaskGroup | None = None
     log: Any = field(default_factory=structlog.get_logger)
@@ -109,6 +113,16 @@ class AccountContext:
         """Let a closed position go."""
         self.positions.pop(tracked.record.id, None)
         self.marks.detach(tracked)
+
+    def note_fill(self, symbol: str, now: datetime) -> None:
+        """Remember that the broker's position of this contract is moving."""
+        self.filled_at = {s: at for s, at in self.filled_at.items() if now - at <= SETTLING}
+        self.filled_at[symbol] = now
+
+    def is_settling(self, symbol: str, now: datetime) -> bool:
+        """Whether the broker's position of this contract may still show what was before the last fill."""
+        at = self.filled_at.get(symbol)
+        return at is not None and now - at <= SETTLING
 
     def tally(self, order_id: str) -> Tally:
         """The tally of one order, made on first sight."""

@@ -152,6 +152,7 @@ class Lifecycle:
         )
         tracked = Tracked(record, holding, policy, context.expiry_moment(instrument))
         context.add(tracked)
+        context.note_fill(instrument.symbol, now)
         self.refresh_bracket(tracked, now, announce=False)
         data: dict[str, object] = {
             "symbol": instrument.symbol,
@@ -227,6 +228,7 @@ class Lifecycle:
         tracked.holding = apply_fill(tracked.holding, fill)
         tracked.refresh_from_holding()
         context.marks.attach(tracked)  # the band is computed anew
+        context.note_fill(record.symbol, now)
         partial = not tracked.holding.is_flat
         context.ledger.post(
             PutFill(record.id, fill, source),

@@ -16,6 +16,7 @@ from exitguard.core.orders import BrokerOrder, BrokerPosition, Fill, OrderSide
 from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare
 from exitguard.core.records import AppendEvent, CloseReason, EventType, SetAside
+from exitguard.core.session import NEW_YORK
 from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.tracked import Tracked
@@ -48,7 +49,7 @@ class Reconciler:
         await self._refresh_orders(asked_at)
         theirs, whole = await self._positions()
         now = context.clock.now()
-        readable = self._readable(theirs, now)
+        readable = self._readable(theirs, now, whole=whole)
         for tracked in context.positions.values():
             seen = readable.get(tracked.record.symbol)
             tracked.broker_qty = seen.qty if seen is not None else Decimal(0)
@@ -76,9 +77,10 @@ class Reconciler:
         context.alarms.clear("incomplete", context.clock.now())
         return positions, True
 
-    def _readable(self, positions: list[BrokerPosition], now: datetime) -> dict[str, BrokerPosition]:
+    def _readable(self, positions: list[BrokerPosition], now: datetime, *, whole: bool) -> dict[str, BrokerPosition]:
         """Positions by symbol; one with a symbol that we cannot read is set aside loudly and its neighbours go on."""
         readable = {}
+        alarms, unreadable = self._context.alarms, set()
         for position in positions:
             try:
                 symbol = parse_instrument(position.symbol).symbol
@@ -88,14 +90,19 @@ class Reconciler:
                     self._context.ledger.post(
                         SetAside("position", str(error), {"symbol": position.symbol, "qty": str(position.qty)}, now)
                     )
-                    self._context.alarms.raise_alarm(
-                        f"unreadable:{position.symbol[:40]}",
-                        "unreadable_position",
-                        f"the broker holds {position.symbol[:40]!r}, a symbol that we cannot read: watch it by hand",
-                        now,
-                    )
+                key = f"unreadable:{position.symbol[:40]}"
+                unreadable.add(key)
+                alarms.raise_alarm(
+                    key,
+                    "unreadable_position",
+                    f"the broker holds {position.symbol[:40]!r}, a symbol that we cannot read: watch it by hand",
+                    now,
+                )
                 continue
             readable[symbol] = position
+        for key in alarms.active:
+            if whole and key.startswith("unreadable:") and key not in unreadable:
+                alarms.clear(key, now)
         return readable
 
     async def _refresh_orders(self, asked_at: datetime) -> None:
@@ -160,22 +167,33 @@ class Reconciler:
             )
             return
         context.alarms.clear("mass_change", now)
+        self._clear_explained(now)
         for finding in wrong:
             tracked = context.on_symbol(finding.symbol)
-            if tracked is not None and tracked.closer is not None:
-                continue  # the closing procedure asks its own questions
             strikes = self._strikes[(finding.kind, finding.symbol)]
             try:
+                if tracked is not None and tracked.closer is not None:
+                    # The closing procedure asks its own questions, but it reads orders only.
+                    if strikes >= STRIKES_GONE:
+                        await self._lapsed(tracked, finding, now)
+                    continue
                 await self._act_on(finding, theirs.get(finding.symbol), strikes, now, patient=patient)
             except BrokerError as error:
                 context.log.warning("reconciliation step failed", symbol=finding.symbol, reason=str(error))
+
+    def _clear_explained(self, now: datetime) -> None:
+        """End the alarms of differences that are there no longer."""
+        matched = {f.symbol for f in self.findings if f.kind is FindingKind.MATCHED}
+        for tracked in self._context.positions.values():
+            if tracked.record.symbol in matched:
+                self._context.alarms.clear(f"unexplained:{tracked.record.id}", now, tracked.record.id)
 
     async def _act_on(
         self, finding: Finding, theirs: BrokerPosition | None, strikes: int, now: datetime, *, patient: bool
     ) -> None:
         if finding.kind is FindingKind.UNTRACKED and theirs is not None:
-            if self._entry_in_flight(finding.symbol):
-                return  # discovery links it to its execution
+            if self._entry_in_flight(finding.symbol) or self._context.is_settling(finding.symbol, now):
+                return  # discovery links it to its execution; or the broker's positions lag a close of ours
             if not patient or strikes >= STRIKES_UNTRACKED:
                 await self._adopt(finding.symbol, theirs, now)
             return
@@ -186,7 +204,7 @@ class Reconciler:
         if self._explained(tracked, finding):
             await self._settle(tracked, finding, now)
             return
-        if strikes >= STRIKES_GONE:
+        if strikes >= STRIKES_GONE and not self._context.is_settling(finding.symbol, now):
             await self._unexplained(tracked, finding, theirs, now)
 
     def _entry_in_flight(self, symbol: str) -> bool:
@@ -236,55 +254,66 @@ class Reconciler:
             )
             self._lifecycle.book_reconciled(tracked, fill, finding, now)
             return
-        if finding.kind is FindingKind.PHANTOM and await self._lapsed(tracked, now):
+        if await self._lapsed(tracked, finding, now):
             return
         confirmed = await context.broker.position(record.symbol)
+        held = confirmed.qty if confirmed is not None else Decimal(0)
+        if held == tracked.signed_qty or record.id not in context.positions:
+            return
         context.alarms.raise_alarm(
             f"unexplained:{record.id}",
             f"unexplained_{finding.kind.value}",
-            f"{record.symbol}: we hold {tracked.signed_qty}, the broker {confirmed.qty if confirmed else 0}, and no"
-            " order explains it: compare with the broker's activities",
+            f"{record.symbol}: we hold {tracked.signed_qty}, the broker {held}, and no order explains it: compare with"
+            " the broker's activities",
             now,
             record.id,
             ours=str(finding.ours),
             theirs=str(finding.theirs),
         )
 
-    async def _lapsed(self, tracked: Tracked, now: datetime) -> bool:
-        """Whether an activity shows that an option expired, was exercised or assigned; books it at 0 if so.
+    async def _lapsed(self, tracked: Tracked, finding: Finding, now: datetime) -> bool:
+        """Book what activities tell of contracts that expired, were exercised or assigned; False when none does.
 
-        The option itself ends worthless to its holder: what it was worth is in the underlying's own position (OPTRD).
+        No order and no trade update tells of it, and it can happen before the expiry. At 0: what the contracts were
+        worth is in the underlying's own position (OPTRD).
         """
-        if tracked.expires_at is None or now < tracked.expires_at:
+        if not tracked.holding.instrument.is_option or finding.kind not in (FindingKind.PHANTOM, FindingKind.QUANTITY):
             return False
-        record = tracked.record
-        for activity in await self._context.broker.activities(after=tracked.expires_at.date() - timedelta(days=1)):
+        opened = tracked.record.entry_time.astimezone(NEW_YORK).date()
+        activities = await self._context.broker.activities(after=opened - timedelta(days=1))
+        booked = False
+        for activity in activities:
+            missing = tracked.holding.qty - abs(finding.theirs)
             reason = _LAPSES.get(activity.type)
-            if reason is None or activity.symbol != record.symbol:
+            if reason is None or activity.symbol != tracked.record.symbol or missing <= 0:
                 continue
-            tracked.record = replace(record, close_reason=reason)
-            fill = Fill(
-                activity.id,
-                activity.id,
-                None,
-                record.symbol,
-                record.side.closing,
-                tracked.holding.qty,
-                Decimal(0),
-                tracked.expires_at,
-            )
-            self._lifecycle.book_reconciled(
-                tracked, fill, Finding(FindingKind.PHANTOM, record.symbol, tracked.signed_qty, Decimal(0)), now
-            )
+            before = activity.date is not None and activity.date < opened
+            if before or activity.raw.get("status") == "canceled" or activity.id in tracked.holding.seen:
+                continue
+            qty = missing if activity.qty is None else min(abs(activity.qty), missing)
+            self._book_lapse(tracked, activity.id, qty, reason, finding, now)
+            booked = True
+        if booked and tracked.holding.is_flat and tracked.closer is None:
             await self._lifecycle.finish(tracked, now)
-            return True
-        return False
+        return booked
+
+    def _book_lapse(
+        self, tracked: Tracked, activity_id: str, qty: Decimal, reason: CloseReason, finding: Finding, now: datetime
+    ) -> None:
+        record = tracked.record
+        if qty == tracked.holding.qty:
+            tracked.record = replace(record, close_reason=reason)
+        at = now if tracked.expires_at is None else min(now, tracked.expires_at)
+        fill = Fill(activity_id, activity_id, None, record.symbol, record.side.closing, qty, Decimal(0), at)
+        self._lifecycle.book_reconciled(tracked, fill, finding, now)
+        tracked.news.set()
 
     def _implied_price(self, tracked: Tracked, theirs: BrokerPosition, extra: Decimal) -> Decimal:
-        """The price of the added part that makes our average the broker's; the broker's average if that is absurd."""
+        """The price of the added part that brings our average closest to the broker's."""
         total = abs(theirs.qty) * theirs.avg_entry_price
         implied = (total - tracked.holding.qty * tracked.holding.entry_price) / extra
-        return implied if implied > 0 else theirs.avg_entry_price
+        # Nothing was paid for what a split adds.
+        return max(implied, Decimal(0))
 
     async def _adopt(self, symbol: str, theirs: BrokerPosition, now: datetime) -> None:
         side = PositionSide.LONG if theirs.qty > 0 else PositionSide.SHORT
