@@ -7,7 +7,7 @@ where a wrong print does not make anybody trade at it.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -16,6 +16,7 @@ from enum import StrEnum
 from exitguard.core.errors import InvalidInput
 from exitguard.core.quote import Quote
 from exitguard.core.session import NEW_YORK, Session, SessionCalendar
+from exitguard.paper.market.moods import Temper, tempers
 from exitguard.paper.market.ticks import Round, StatusChange, Tick, cents, quoted_around, stock_price
 
 _TRADING_YEAR_SECONDS = 252.0 * 6.5 * 3600.0
@@ -94,6 +95,7 @@ class _Stock:
     profile: StockProfile
     chance: random.Random
     price: float
+    temper: Temper | None = None
     halts: list[tuple[datetime, datetime]] = field(default_factory=list)
     halted: bool = False
     last_quote: Quote | None = None
@@ -109,6 +111,7 @@ class GeneratedMarket:
         profiles: dict[str, StockProfile],
         start: datetime,
         settings: GeneratorSettings | None = None,
+        moods: Mapping[str, str] | None = None,
     ) -> None:
         if not profiles:
             raise InvalidInput("a generated market needs at least one stock")
@@ -116,8 +119,9 @@ class GeneratedMarket:
         self._settings = settings or GeneratorSettings()
         if self._settings.interval <= 0 or self._settings.extended_interval < 0:
             raise InvalidInput("the generator's interval must be above 0 seconds, the extended one not below 0")
+        found = tempers(moods or {}, list(profiles), seed)
         self._stocks = [
-            _Stock(symbol, profile, random.Random(f"{seed}:{symbol}"), profile.price)  # noqa: S311
+            _Stock(symbol, profile, random.Random(f"{seed}:{symbol}"), profile.price, found.get(symbol))  # noqa: S311
             for symbol, profile in sorted(profiles.items())
         ]
         self._session: Session | None = None
@@ -227,6 +231,10 @@ class GeneratedMarket:
             span = (session.close - session.open).total_seconds()
             begin = session.open + timedelta(seconds=300 + where * max(0.0, span - 3600))
             stock.halts.append((begin, begin + timedelta(minutes=length)))
+        if stock.temper is not None:
+            own = stock.temper.begin_day(session)
+            if stock.temper.mood.halts is not None:
+                stock.halts = own
         gap = chance.gauss(0.0, stock.profile.overnight_gap)
         if self._previous is not None:
             stock.price = max(_LOWEST_PRICE, stock.price * math.exp(gap))
@@ -237,13 +245,22 @@ class GeneratedMarket:
         assert session is not None
         noise, jump, jump_size = stock.chance.gauss(0.0, 1.0), stock.chance.random(), stock.chance.gauss(0.0, 1.0)
         if elapsed <= 0.0:
+            if stock.temper is not None:
+                # The session's first round: only a gap can lie before it.
+                change = stock.temper.change(at - timedelta(microseconds=1), at)
+                stock.price = max(_LOWEST_PRICE, stock.price * math.exp(change))
             return
         profile = stock.profile
+        temper = stock.temper
         sigma = profile.volatility * _activity(session, at)
+        if temper is not None:
+            sigma *= temper.mood.volatility
         step = elapsed / _TRADING_YEAR_SECONDS
         change = (profile.drift - 0.5 * sigma * sigma) * step + sigma * math.sqrt(step) * noise
-        if jump < self._settings.jump_probability:
+        if jump < self._settings.jump_probability and (temper is None or temper.mood.jumps):
             change += jump_size * self._settings.jump_size
+        if temper is not None:
+            change += temper.change(at - timedelta(seconds=elapsed), at)
         stock.price = max(_LOWEST_PRICE, stock.price * math.exp(change))
 
     def _tick(self, stock: _Stock, at: datetime, now: Round) -> Tick | None:
@@ -266,7 +283,10 @@ class GeneratedMarket:
         lots = 100 * (1 + int(depth * 9))
         quote = Quote(stock.symbol, bid, ask, at, lots, 1000 + 100 - lots, middle if size else None)
         shown = None
-        if bad < self._settings.bad_quote_probability and self._settings.bad_quote_kinds:
+        wrong = self._settings.bad_quote_probability
+        if stock.temper is not None and stock.temper.mood.bad_quotes is not None:
+            wrong = stock.temper.mood.bad_quotes
+        if bad < wrong and self._settings.bad_quote_kinds:
             shown = make_bad(quote, chance.choice(self._settings.bad_quote_kinds), chance.random())
         return Tick(quote, size, shown)
 

@@ -144,7 +144,7 @@ class Host:
             kept = self._kept_prices.get(adjustments.name_of(symbol))
             if kept is not None and kept > 0:
                 profiles[symbol] = replace(profile, price=float(adjustments.source_price(symbol, kept)))
-        return GeneratedMarket(self.calendar, settings.seed, profiles, start, settings.generator)
+        return GeneratedMarket(self.calendar, settings.seed, profiles, start, settings.generator, settings.moods)
 
     def _list(self, symbol: str, price: Decimal) -> None:
         if symbol not in self._kept_prices:

@@ -40,7 +40,8 @@ class PaperSettings:
     Stocks come from `replay` (file or folder of minute bars or recorded quotes), `bars` (bars in memory), from the
     generator for every other symbol of `symbols` (with `replay` only when `generate_missing`), and from `manual`:
     stocks that keep their price until somebody sets another one through the admin API. Without `replay`, `bars`,
-    `manual` and `symbols` the default symbols are generated.
+    `manual` and `symbols` the default symbols are generated. `moods` names what generated stocks are made to do
+    (`market.moods`), by symbol, "*" for every other one.
 
     `start` None: the recorded data's first session, else the newest session of the calendar that is not in the future,
     each at its open. `speed` is market seconds a wall second. When the market is stepped as fast as it goes, clients
@@ -62,6 +63,7 @@ class PaperSettings:
     bars: Mapping[str, Sequence[RecordedBar]] | None = None
     spread_fraction: float = DEFAULT_SPREAD_FRACTION
     manual: Mapping[str, Decimal] = field(default_factory=dict)
+    moods: Mapping[str, str] = field(default_factory=dict)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
     profiles: Mapping[str, StockProfile] = field(default_factory=dict)
     options: OptionModelSettings = field(default_factory=OptionModelSettings)
