@@ -32,6 +32,27 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("db", "exitguard.cli.db:app", "The ledger: migrate, query, psql, url, the embedded server.", _PREPARE),
 )
 
+# What a command's own --help says below its line: cyclopts shows this instead of the docstring.
+_MORE = {
+    "paper": """\
+No account, no keys, no network. It speaks Alpaca's REST API (/v2, /v3,
+/v1beta1), trade stream (/stream) and data sockets (/v2/iex, /v1beta1/opra):
+clients change base URLs and nothing else. Orders of every kind, options with
+model quotes, every session and holiday. GET / is a status page; /admin moves
+the clock, makes quotes and switches faults on. It prints its URLs and keys;
+Ctrl-C stops it. docs/exchange.md tells the rest.
+
+  exitguard paper --port 8900 --account me:100000 --market calm SPY=crash+wild
+
+  exitguard paper --replay day.csv.gz --state ~/paper --faults faults.toml""",
+    "record": """\
+Records quotes, trades and halts from the data connection of an account of the
+settings file, or from the URLs and keys given, until Ctrl-C, SIGTERM or
+--seconds. A killed recorder leaves a file that plays up to its last second.
+
+  exitguard record day.csv.gz --stocks AAPL SPY --options AAPL261218C00190000""",
+}
+
 
 def command_names() -> frozenset[str]:
     """The names of all commands."""
@@ -53,5 +74,6 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     for order, (name, target, line, group) in enumerate(_COMMANDS):
-        app.command(target, name=name, help=line, group=group, sort_key=order)
+        more = f"{line}\n\n{_MORE[name]}" if name in _MORE else line
+        app.command(target, name=name, help=more, group=group, sort_key=order)
     return app

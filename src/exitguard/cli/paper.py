@@ -18,17 +18,25 @@ DEFAULT_ACCOUNTS = ("large:100000", "tiny:1000")
 
 def paper(
     *,
-    port: Annotated[int, Parameter(help="TCP port on loopback; 0 takes a free one.")] = 0,
+    port: Annotated[int, Parameter(help="TCP port; 0 takes a free one.")] = 0,
     account: Annotated[
         list[str] | None,
-        Parameter(consume_multiple=True, negative="", help="NAME:CASH, repeated; large:100000 and tiny:1000 without."),
+        Parameter(
+            consume_multiple=True, negative="", show_default=False, help="NAME:CASH; large:100000 tiny:1000 without."
+        ),
     ] = None,
-    replay: Annotated[Path | None, Parameter(help="File or folder of recorded minute bars.")] = None,
-    generate: Annotated[int | None, Parameter(help="Seed of a generated market.")] = None,
+    replay: Annotated[Path | None, Parameter(help="Minute bars or recorded quotes: file or folder.")] = None,
+    generate: Annotated[int | None, Parameter(help="Seed of all chance, and of generated stocks.")] = None,
     symbols: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="", help="Stocks to play.")] = None,
-    start: Annotated[str | None, Parameter(help="Market time to start at, ISO; New York time without a zone.")] = None,
+    market: Annotated[
+        list[str] | None,
+        Parameter(consume_multiple=True, negative="", help="calm trend gap crash halt wild; AAPL=crash+wild."),
+    ] = None,
+    faults: Annotated[Path | None, Parameter(help="File of faults to switch on (TOML).")] = None,
+    state: Annotated[Path | None, Parameter(help="Folder that keeps everything over a restart.")] = None,
+    start: Annotated[str | None, Parameter(help="Market time, ISO; New York without a zone.")] = None,
     speed: Annotated[float, Parameter(help="Market seconds a wall second.")] = 1.0,
-    paused: Annotated[bool, Parameter(negative="", help="Start with the market's clock standing still.")] = False,
+    paused: Annotated[bool, Parameter(negative="", help="Start with time standing still.")] = False,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
     json: Json = False,
 ) -> int:
@@ -38,6 +46,8 @@ def paper(
     logs.setup("warning", "json")
     if replay is not None and not replay.exists():
         raise CommandFailed(f"--replay {replay}: no such file or folder", Exit.USAGE)
+    if faults is not None and not faults.is_file():
+        raise CommandFailed(f"--faults {faults}: no such file", Exit.USAGE)
     if not 0 <= port <= 65535:
         raise CommandFailed(f"--port must lie in 0..65535, was {port}", Exit.USAGE)
     if not speed > 0:
@@ -52,6 +62,9 @@ def paper(
         start=read_moment(start) if start is not None else None,
         speed=speed,
         paused=paused,
+        state=state,
+        faults=faults,
+        markets=market or (),
         json=json,
     )
 

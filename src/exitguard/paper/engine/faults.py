@@ -82,6 +82,7 @@ FAULT_KINDS: dict[str, dict[str, str]] = {
     for side, kinds in (("engine", _ENGINE), ("wire", _WIRE), ("event", _EVENT))
     for kind, description in kinds.items()
 }
+FIELDS = frozenset({"kind", "probability", "count", "account", "symbol", "endpoint", "seed", "parameters"})
 _LOG_LENGTH = 10_000
 _MAX_FAULTS = 1_000
 
@@ -149,6 +150,9 @@ class Faults:
         kind = text_field(body, "kind")
         if kind not in FAULT_KINDS:
             raise unprocessable(f"unknown fault kind {kind!r}", kinds=sorted(FAULT_KINDS))
+        unknown = sorted(set(body) - FIELDS)
+        if unknown:
+            raise unprocessable(f"unknown {', '.join(map(str, unknown))}; known are {', '.join(sorted(FIELDS))}")
         probability = decimal_field(body, "probability")
         if probability is not None and not 0 <= probability <= 1:
             raise unprocessable(f"probability must lie between 0 and 1, was {probability}")
@@ -235,6 +239,11 @@ class Faults:
                 "endpoint": endpoint,
             }
         )
+
+    def note_failure(self, specification: Mapping[str, Any], why: str) -> None:
+        """Log a planned fault that could not happen when its time had come."""
+        place = {name: specification.get(name) for name in ("kind", "account", "symbol", "endpoint")}
+        self.log.append({"at": self._now(), "fault": None, **place, "failed": why})
 
     def to_json(self) -> dict[str, Any]:
         """The faults that are on, the kinds known, counts and the log of what was injected."""

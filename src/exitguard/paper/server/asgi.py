@@ -50,6 +50,7 @@ class PaperApp:
         self._trading = TradingApi(host)
         self._data = DataApi(host)
         self._admin = AdminApi(host, self._faults_changed)
+        host.on_faults = self._faults_changed
         self._faults = WireFaults(host.exchange.faults)
         self._stopping = asyncio.Event()
         limit = host.settings.requests_per_minute

@@ -28,6 +28,7 @@ from exitguard.paper.market.recording import RecordedTicks
 from exitguard.paper.market.replay import load_replay
 from exitguard.paper.market.tape import Bar
 from exitguard.paper.market.ticks import Round, Source, StatusChange, quoted_around, stock_price
+from exitguard.paper.server.fault_file import FaultPlan
 from exitguard.paper.server.keeper import Keeper, KeptVenue
 from exitguard.paper.server.scheduler import LoopScheduler
 from exitguard.paper.server.settings import DEFAULT_SYMBOLS, PaperSettings
@@ -122,6 +123,13 @@ class Host:
         self.player.listeners.append(self._follow_days)
         self.keeper.begin(self.exchange, self.clock.now, adjustments.to_json)
         self.scheduler.afterwards = self.keeper.save
+        # Called after faults were switched on by the plan: sockets have to look at them.
+        self.on_faults: Callable[[], None] = lambda: None
+        self._plan: FaultPlan | None = None
+        if settings.faults is not None:
+            self._plan = FaultPlan(settings.faults, self.add_fault, self.exchange.faults.note_failure)
+            self._plan.begin()
+            self.player.listeners.append(self._follow_plan)
 
     def _generated(
         self, recorded: Iterable[Source | None], start: datetime, adjustments: Adjustments
@@ -199,6 +207,12 @@ class Host:
         idle = self.player.board.followed() - self._needed_contracts()
         self.player.board.unfollow(idle)
         self.player.tape.forget_quotes(idle)
+
+    def _follow_plan(self, shown: Shown) -> None:
+        assert self._plan is not None
+        due = self._plan.next_at
+        if due is not None and due <= shown.at and self._plan.reach(shown.at):
+            self.on_faults()
 
     def _needed_contracts(self) -> set[str]:
         """Contracts that somebody subscribes to, holds, or has an order for."""

@@ -14,6 +14,7 @@ import orjson
 import uvloop
 
 from exitguard.core.errors import InvalidInput
+from exitguard.paper.market.moods import read_moods
 from exitguard.paper.market.recorded import DEFAULT_SPREAD_FRACTION
 from exitguard.paper.server.app import PaperServer, PortInUse
 from exitguard.paper.server.settings import PaperSettings
@@ -39,15 +40,23 @@ def serve(
     spread_fraction: float = DEFAULT_SPREAD_FRACTION,
     requests_per_minute: int | None = None,
     state: Path | None = None,
+    faults: Path | None = None,
+    markets: Sequence[str] = (),
     json: bool = False,
 ) -> int:
     """Run an exchange until SIGTERM or SIGINT; the exit code.
 
     `accounts` maps names to opening cash in dollars. `generate` is the seed of everything that is left to chance, of
-    generated stocks too; `replay` a file or folder of minute bars; both may be given: `symbols` without bars are then
-    generated. `start` needs a time zone. `speed` is market seconds a wall second. With `json` the first line of
-    standard output is one object with every URL and every account's keys; without it, the same for people.
+    generated stocks too; `replay` a file or folder of minute bars or recorded quotes; both may be given: `symbols` of
+    which nothing is recorded are then generated. `markets` names how generated stocks behave (NAMES or SYMBOL=NAMES),
+    `faults` is a file of faults, `state` a folder to keep everything in. `start` needs a time zone. `speed` is market
+    seconds a wall second. With `json` the first line of standard output is one object with every URL and every
+    account's keys; without it, the same for people.
     """
+    try:
+        moods = read_moods(markets)
+    except InvalidInput as error:
+        return _complain(str(error), EXIT_USAGE)
     settings = PaperSettings(
         accounts=accounts,
         host=host,
@@ -62,6 +71,8 @@ def serve(
         spread_fraction=spread_fraction,
         requests_per_minute=requests_per_minute,
         state=state,
+        faults=faults,
+        moods=moods,
     )
     return uvloop.run(run(settings, json=json))
 

@@ -46,7 +46,8 @@ class PaperSettings:
     `start` None: the recorded data's first session, else the newest session of the calendar that is not in the future,
     each at its open. `speed` is market seconds a wall second. When the market is stepped as fast as it goes, clients
     that were just told something get `reaction_seconds` of wall time to act before the next round of quotes. `port` 0
-    takes a free one. `state` is the folder in which accounts, orders, positions and the rest are kept over a restart.
+    takes a free one. `state` is the folder in which accounts, orders, positions and the rest are kept over a restart,
+    `faults` a file of faults to switch on (`fault_file`).
     `requests_per_minute` None means that no rate limit is kept.
     """
 
@@ -70,6 +71,7 @@ class PaperSettings:
     exchange: ExchangeSettings = field(default_factory=ExchangeSettings)
     calendar: SessionCalendar | None = None
     state: Path | None = None
+    faults: Path | None = None
     requests_per_minute: int | None = None
     reaction_seconds: float = 0.001
     limits: SocketLimits = field(default_factory=SocketLimits)
