@@ -14,7 +14,8 @@ _MEANING = {
         " `exitguard run` as operators start it, with 1,000 open positions on 200 underlyings (200 stocks with resting"
         " brackets, 800 options), 4,000 quiet quotes a second and the embedded PostgreSQL with fsync on: the intent is"
         " committed before the order leaves. Options are breached. Baseline: a bare loop from socket to POST, with the"
-        " same libraries and frames; its rounds and the product's take turns."
+        " same libraries and frames; its rounds and the product's take turns. Why the durable intent is paid for:"
+        " `docs/decisions/0008-durable-and-fenced-before-the-send.md`."
     ),
     "breach_to_order_p99": "The same, 99 of 100 breaches.",
     "marks_10000": (
