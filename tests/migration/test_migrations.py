@@ -13,16 +13,10 @@ import pytest
 from tests.support.postgres import Databases
 
 from exitguard.core import instrument, orders, position, records
-from exitguard.store.migrate import (
-    Migration,
-    MigrationFailed,
-    check_schema,
-    expected_schema_version,
-    load_migrations,
-    migrate,
-)
+from exitguard.store.migrate import Migration, MigrationFailed, load_migrations, migrate
 from exitguard.store.port import SchemaMismatch, StoreUnavailable
 from exitguard.store.repository import PgAccountStore
+from exitguard.store.schema import check_schema, expected_schema_version
 
 
 def rows(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:

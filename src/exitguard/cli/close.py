@@ -1,5 +1,6 @@
 """`exitguard close`."""
 
+import asyncio
 import getpass
 import socket
 import time
@@ -8,21 +9,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from exitguard.cli.context import load, quiet_logs
-from exitguard.cli.database import DESK, Connection, Row, rows, session
+from exitguard.cli.database import Row, ask
 from exitguard.cli.exits import CommandFailed, Exit, one_line
-from exitguard.cli.health import has_live_manager
 from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json, remark
+from exitguard.core.records import CommandVerb
+from exitguard.store.operator import Operator
 
 _POLL_SECONDS = 0.2
-_OPEN = """
-SELECT account_name, id, symbol, ticker, side, quantity FROM active_positions
-WHERE status IN ('open', 'closing') AND (%s::text IS NULL OR account_name = %s) ORDER BY account_name, id
-"""
-_ASK = """
-INSERT INTO commands (account_name, verb, position_id, symbol, requested_by)
-VALUES (%s, 'close', %s, %s, %s) RETURNING id
-"""
-_ANSWERS = "SELECT account_name, id, position_id, symbol, ok, result FROM commands WHERE id = ANY(%s) ORDER BY id"
 
 
 def close(
@@ -41,19 +34,24 @@ def close(
     quiet_logs()
     if (target is None) == (not all):
         raise CommandFailed("say what to close: a contract symbol, a position id, or --all", Exit.USAGE)
-    settings = load(config)
-    with session(settings, DESK) as connection:
-        chosen = _choose(rows(connection, _OPEN, (account, account)), target, account)
-        asker = one_line(f"{_who()}{f': {reason}' if reason else ''}")[:200]
-        asked = []
-        for row in chosen:
-            parameters = (row["account_name"], row["id"], row["symbol"], asker)
-            (answer,) = rows(connection, _ASK, parameters)
-            asked.append(answer["id"])
-        absent = sorted(
-            {row["account_name"] for row in chosen if not has_live_manager(connection, row["account_name"])}
-        )
-        found = _wait(connection, asked, timeout) if wait and asked else rows(connection, _ANSWERS, (asked,))
+    asker = one_line(f"{_who()}{f': {reason}' if reason else ''}")[:200]
+
+    async def request(operator: Operator) -> tuple[list[Row], list[str]]:
+        chosen = _choose(await operator.live_rows(account), target, account)
+        asked = [
+            await operator.insert_command(
+                row["account_name"],
+                CommandVerb.CLOSE,
+                requested_by=asker,
+                position_id=row["id"],
+                symbol=row["symbol"],
+            )
+            for row in chosen
+        ]
+        absent = {row["account_name"] for row in chosen} - await operator.managed_accounts()
+        return await _wait(operator, asked, timeout if wait else 0), sorted(absent)
+
+    found, absent = ask(load(config), request)
     return _report(found, absent, wait=wait, json=json)
 
 
@@ -79,13 +77,13 @@ def _who() -> str:
         return f"unknown@{socket.gethostname()}"
 
 
-def _wait(connection: Connection, asked: list[int], timeout: float) -> list[Row]:
+async def _wait(operator: Operator, asked: list[int], timeout: float) -> list[Row]:
     deadline = time.monotonic() + timeout
     while True:
-        found = rows(connection, _ANSWERS, (asked,))
+        found = await operator.answers(asked)
         if all(row["ok"] is not None for row in found) or time.monotonic() >= deadline:
             return found
-        time.sleep(_POLL_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 def _report(found: list[Row], absent: list[str], *, wait: bool, json: bool) -> int:

@@ -3,48 +3,22 @@
 from typing import Any
 
 from exitguard.cli.context import load, quiet_logs
-from exitguard.cli.database import Connection, Row, rows, session
+from exitguard.cli.database import Row, ask
 from exitguard.cli.exits import Exit
 from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json, emit_table
 from exitguard.config.settings import Settings
+from exitguard.store.operator import Operator
 
 # A manager beats with every sweep, once a minute; two missed beats and some slack are silence.
 SILENCE_SECONDS = 150
 MANAGER = "manager"
-
-_BEATS = """
-SELECT h.account_name, h.component, h.build, h.policy_hash, h.config_hash, h.broker_account_number, h.venue_time,
-    h.open_positions, h.closing_positions, h.beaten_at, l.holder,
-    extract(epoch FROM clock_timestamp() - h.beaten_at)::float8 AS age_seconds,
-    l.released_at IS NOT NULL AS stopped,
-    coalesce(l.expires_at > clock_timestamp() AND l.released_at IS NULL, false) AS leased
-FROM heartbeats h LEFT JOIN leases l USING (account_name, component) ORDER BY h.account_name, h.component
-"""
-_LIVE = """
-SELECT EXISTS (SELECT FROM leases WHERE account_name = %s AND component = 'manager' AND released_at IS NULL
-    AND expires_at > clock_timestamp()) AS live
-"""
-_HELD = """
-SELECT account_name, count(*) AS positions FROM active_positions WHERE status IN ('open', 'closing')
-GROUP BY account_name
-"""
-_ALARMS = """
-SELECT account_name, kind, message, position_id, raised_at, times FROM alarms WHERE cleared_at IS NULL
-ORDER BY account_name, raised_at
-"""
-
-
-def has_live_manager(connection: Connection, account: str) -> bool:
-    """Whether a manager holds the account's lease now."""
-    return bool(rows(connection, _LIVE, (account,))[0]["live"])
 
 
 def health(*, account: AccountName = None, config: ConfigFile = None, json: Json = False) -> int:
     """Tell whether every account is watched and nothing is stale or alarmed; exit 1 if not."""
     quiet_logs()
     settings = load(config)
-    with session(settings) as connection:
-        body = _examine(connection, settings, account)
+    body = ask(settings, lambda operator: _examine(operator, settings, account))
     if json:
         emit_json(body)
     else:
@@ -52,16 +26,18 @@ def health(*, account: AccountName = None, config: ConfigFile = None, json: Json
     return Exit.OK if body["healthy"] else Exit.WRONG
 
 
-def _examine(connection: Connection, settings: Settings, only: str | None) -> dict[str, Any]:
+async def _examine(operator: Operator, settings: Settings, only: str | None) -> dict[str, Any]:
     def ours(row: Row) -> bool:
         return only is None or row["account_name"] == only
 
-    beats = [row for row in rows(connection, _BEATS) if ours(row)]
-    held = {row["account_name"]: row["positions"] for row in rows(connection, _HELD) if ours(row)}
-    alarms = [row for row in rows(connection, _ALARMS) if ours(row)]
-    (summary,) = rows(connection, "SELECT * FROM v_position_health_check")
+    beats = [row for row in await operator.heartbeats() if ours(row)]
+    counts = await operator.live_counts()
+    held = {name: count for name, count in counts.items() if only is None or name == only}
+    alarms = [row for row in await operator.alarms() if ours(row)]
+    summary = await operator.health()
     for row in beats:
         row["state"] = _state(row)
+        del row["details"]  # what a component keeps for itself
     problems = [*_silence(beats, held), *(f"{a['account_name']}: alarm {a['kind']}: {a['message']}" for a in alarms)]
     if only is None:
         if summary["stale_positions"]:

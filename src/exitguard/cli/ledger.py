@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from exitguard.config.paths import state_dir
-from exitguard.config.redaction import remember_secret
-from exitguard.config.secrets import SecretReader, database_url
+from exitguard.cli.database import embedded_database, embedded_server, external_url
 from exitguard.config.settings import Settings
 from exitguard.store.embedded import EmbeddedServer, EmbeddedServerError
 from exitguard.store.migrate import migrate_async
@@ -25,15 +23,10 @@ async def open_ledger(settings: Settings) -> AsyncIterator[str]:
     """
     name = settings.database.embedded_name
     if name is None:
-        reader = SecretReader(region=settings.aws_region)
-        yield await asyncio.to_thread(database_url, settings.database, reader)
+        yield await external_url(settings)
         return
-    server = EmbeddedServer(state_dir())
-    info = await server.ensure_running()
-    try:
-        remember_secret(info.password_file.read_text(encoding="utf-8").strip())
-        await server.create_database(name)
-        url = server.url(name)
+    server = embedded_server()
+    async with embedded_database(server, name) as (url, _):
         result = await migrate_async(url)
         if result.applied:
             structlog.get_logger().info("schema migrated", version=result.version, applied=list(result.applied))
@@ -43,8 +36,6 @@ async def open_ledger(settings: Settings) -> AsyncIterator[str]:
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
-    finally:
-        await server.release()
 
 
 async def _keep_alive(server: EmbeddedServer) -> None:

@@ -1,29 +1,17 @@
 """`exitguard positions` and `exitguard events`."""
 
-import time
+import asyncio
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from exitguard.cli.context import load, quiet_logs
-from exitguard.cli.database import Connection, Row, rows, session
+from exitguard.cli.database import Row, ask
 from exitguard.cli.output import AccountName, ConfigFile, Json, cell, emit, emit_json, emit_table, remark
+from exitguard.store.operator import Operator
 
 MAX_EVENTS = 10_000
 _FOLLOW_SECONDS = 1.0
-
-_POSITIONS = """
-SELECT * FROM v_open_positions_summary WHERE %s::text IS NULL OR account_name = %s ORDER BY account_name, entry_time
-"""
-_CLOSED = """
-SELECT * FROM v_position_performance WHERE %s::text IS NULL OR account_name = %s ORDER BY closed_at DESC LIMIT %s
-"""
-_EVENTS = """
-SELECT account_name, seq, id, at, created_at, event_type, position_id, event_data FROM position_events
-WHERE (%s::text IS NULL OR account_name = %s) AND (%s::bigint IS NULL OR position_id = %s)
-    AND (%s::text IS NULL OR event_type = %s) AND id > %s
-ORDER BY id DESC LIMIT %s
-"""
 
 
 def positions(
@@ -38,12 +26,10 @@ def positions(
 ) -> None:
     """List open positions with marks, protection and deadlines, or with --closed what became of the latest ones."""
     quiet_logs()
-    with session(load(config)) as connection:
-        found = (
-            rows(connection, _CLOSED, (account, account, max(limit, 0)))
-            if closed
-            else rows(connection, _POSITIONS, (account, account))
-        )
+    found = ask(
+        load(config),
+        lambda operator: operator.closed_positions(account, max(limit, 0)) if closed else operator.positions(account),
+    )
     if json:
         emit_json(found)
     elif not found:
@@ -131,33 +117,26 @@ def events(
 ) -> None:
     """List what happened, newest last. With --json one array; with --follow --json one object a line."""
     quiet_logs()
-    with session(load(config)) as connection:
-        chosen = (account, position, type)
-        found = _fetch_events(connection, chosen, 0, min(max(limit, 0), MAX_EVENTS))
-        if not follow:
-            if json:
+    types = None if type is None else [type]
+
+    async def look(operator: Operator) -> None:
+        newest, most = 0, min(max(limit, 0), MAX_EVENTS)
+        while True:
+            found = await operator.events(account, position=position, types=types, after=newest, limit=most)
+            found.reverse()
+            if json and not follow:
                 emit_json(found)
+            elif json:
+                for row in found:
+                    emit_json(row)
             else:
                 _print_events(found)
-            return
-        newest = 0
-        while True:
-            for row in found:
-                newest = max(newest, row["id"])
-                if json:
-                    emit_json(row)
-            if not json:
-                _print_events(found)
-            time.sleep(_FOLLOW_SECONDS)
-            found = _fetch_events(connection, chosen, newest, MAX_EVENTS)
+            if not follow:
+                return
+            newest, most = max(newest, *(row["id"] for row in found)) if found else newest, MAX_EVENTS
+            await asyncio.sleep(_FOLLOW_SECONDS)
 
-
-def _fetch_events(
-    connection: Connection, chosen: tuple[str | None, int | None, str | None], after: int, limit: int
-) -> list[Row]:
-    account, position, kind = chosen
-    parameters = (account, account, position, position, kind, kind, after, limit)
-    return rows(connection, _EVENTS, parameters)[::-1]
+    ask(load(config), look)
 
 
 def _print_events(found: list[Row]) -> None:

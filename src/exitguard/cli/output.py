@@ -34,11 +34,33 @@ def _plain(value: object) -> object:
     return str(value)
 
 
+def _encoded(value: object) -> str:
+    options = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
+    return orjson.dumps(value, default=_plain, option=options).decode()
+
+
 def emit_json(value: object) -> None:
     """Print one JSON document on one line. Decimals are text, times ISO 8601 in UTC."""
-    options = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
-    sys.stdout.write(orjson.dumps(value, default=_plain, option=options).decode() + "\n")
+    sys.stdout.write(_encoded(value) + "\n")
     sys.stdout.flush()
+
+
+class JsonArray:
+    """Prints one JSON array on one line, part by part, so that its length does not matter."""
+
+    def __init__(self) -> None:
+        self._opening = "["
+
+    def extend(self, items: Iterable[object]) -> None:
+        """Print more items."""
+        for item in items:
+            sys.stdout.write(self._opening + _encoded(item))
+            self._opening = ","
+
+    def end(self) -> None:
+        """Close the array. Without this what was printed is no JSON: an answer that broke off must not look whole."""
+        sys.stdout.write("[]\n" if self._opening == "[" else "]\n")
+        sys.stdout.flush()
 
 
 def emit(text: str) -> None:

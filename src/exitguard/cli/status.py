@@ -1,35 +1,33 @@
 """What `exitguard db status` tells."""
 
-import asyncio
 from typing import Any
 
-from exitguard.cli.database import connect, embedded_server, schema_version, where
-from exitguard.config.build import build_info
-from exitguard.config.secrets import SecretReader, database_url
+from exitguard.cli.database import embedded_server, external_url
 from exitguard.config.settings import Settings
+from exitguard.store.connection import place
+from exitguard.store.schema import as_owner, database_exists, expected_schema_version, schema_version
 
 
-def ledger_status(settings: Settings) -> dict[str, Any]:
+async def ledger_status(settings: Settings) -> dict[str, Any]:
     """Where the ledger is, whether it answers, and its schema version. Starts nothing.
 
     Raises StoreUnavailable when a database that is not ours does not answer.
     """
     name = settings.database.embedded_name
     body: dict[str, Any] = {"embedded": name is not None, "running": True, "database": None, "port": None, "pid": None}
-    body |= {"data": None, "schema_version": None, "needed_schema_version": build_info().schema_version}
+    body |= {"data": None, "schema_version": None, "needed_schema_version": expected_schema_version()}
     if name is None:
-        url = database_url(settings.database, SecretReader(region=settings.aws_region))
+        url = await external_url(settings)
     else:
-        info = asyncio.run(embedded_server().running())
+        info = await embedded_server().running()
         if info is None:
             return body | {"running": False}
         body |= {"port": info.port, "pid": info.pid, "data": str(info.data_dir)}
-        with connect(info.url("postgres")) as connection:
-            known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone()
-        if known is None:
-            return body
+        async with as_owner(info.url("postgres")) as connection:
+            if not await database_exists(connection, name):
+                return body
         url = info.url(name)
-    body["database"] = where(url)
-    with connect(url) as connection:
-        body["schema_version"] = schema_version(connection)
+    body["database"] = place(url)
+    async with as_owner(url) as connection:
+        body["schema_version"] = await schema_version(connection)
     return body

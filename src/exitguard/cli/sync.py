@@ -7,21 +7,17 @@ from decimal import Decimal
 
 from exitguard.cli.brokers import make_broker
 from exitguard.cli.context import load, quiet_logs, selected_accounts
-from exitguard.cli.database import Connection, rows, session
+from exitguard.cli.database import Row, ask
 from exitguard.cli.exits import Exit
 from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json
 from exitguard.config.secrets import Credentials, SecretReader, credentials
 from exitguard.config.settings import AccountSettings
 from exitguard.core.instrument import parse_instrument
 from exitguard.ops.sync import AccountComparison, compare_account, render
+from exitguard.store.operator import Operator
 
 # The broker's positions lag its fills by seconds: a difference counts when it is still there at a second look.
 SECOND_LOOK_SECONDS = 3.0
-
-_RECORDS = """
-SELECT account_name, symbol, sum(CASE side WHEN 'long' THEN quantity ELSE -quantity END) AS quantity
-FROM active_positions WHERE status IN ('open', 'closing') GROUP BY account_name, symbol
-"""
 
 
 def sync(*, account: AccountName = None, config: ConfigFile = None, json: Json = False) -> int:
@@ -31,8 +27,7 @@ def sync(*, account: AccountName = None, config: ConfigFile = None, json: Json =
     accounts = selected_accounts(settings, account)
     reader = SecretReader(region=settings.aws_region)
     opened = [(each, credentials(each, reader)) for each in accounts]
-    with session(settings) as connection:
-        found = asyncio.run(_compare(opened, connection))
+    found = ask(settings, lambda operator: _compare(opened, operator))
     if json:
         emit_json(
             {"in_sync": all(each.in_sync for each in found), "accounts": {f.account_name: f.body() for f in found}}
@@ -44,19 +39,17 @@ def sync(*, account: AccountName = None, config: ConfigFile = None, json: Json =
     return Exit.OK if all(each.in_sync for each in found) else Exit.WRONG
 
 
-async def _compare(
-    accounts: list[tuple[AccountSettings, Credentials]], connection: Connection
-) -> list[AccountComparison]:
-    found = await _look(accounts, connection)
+async def _compare(accounts: list[tuple[AccountSettings, Credentials]], operator: Operator) -> list[AccountComparison]:
+    found = await _look(accounts, operator)
     if any(not each.in_sync and each.error is None for each in found):
         await asyncio.sleep(SECOND_LOOK_SECONDS)
-        found = await _look(accounts, connection)
+        found = await _look(accounts, operator)
     return found
 
 
-async def _look(accounts: list[tuple[AccountSettings, Credentials]], connection: Connection) -> list[AccountComparison]:
-    records = _records(connection)
-    numbers = {row["account_name"]: row["account_number"] for row in rows(connection, "SELECT * FROM accounts")}
+async def _look(accounts: list[tuple[AccountSettings, Credentials]], operator: Operator) -> list[AccountComparison]:
+    records = _records(await operator.live_rows())
+    numbers = await operator.account_numbers()
     return list(
         await asyncio.gather(
             *(_ask(each, found, records.get(each.name, {}), numbers.get(each.name)) for each, found in accounts)
@@ -74,8 +67,10 @@ async def _ask(
         await broker.close()
 
 
-def _records(connection: Connection) -> dict[str, dict[str, Decimal]]:
-    records: dict[str, dict[str, Decimal]] = defaultdict(dict)
-    for row in rows(connection, _RECORDS):
-        records[row["account_name"]][parse_instrument(row["symbol"]).symbol] = row["quantity"]
+def _records(rows: list[Row]) -> dict[str, dict[str, Decimal]]:
+    """Signed quantities by account and contract."""
+    records: dict[str, dict[str, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+    for row in rows:
+        signed = row["quantity"] if row["side"] == "long" else -row["quantity"]
+        records[row["account_name"]][parse_instrument(row["symbol"]).symbol] += signed
     return records

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 
@@ -11,6 +12,7 @@ from exitguard.store.port import (
     AccountMismatch,
     LeaseHeld,
     LeaseLost,
+    SchemaMismatch,
     StoreError,
     StoreRejected,
     StoreUnavailable,
@@ -28,8 +30,6 @@ _OWN_ERRORS: dict[str, type[StoreError]] = {
 _NOT_NOW = ("08", "40", "53", "57", "58")
 # Read-only: a replica, or a server in recovery after a fail-over. Object in use: lock timeout.
 _NOT_NOW_STATES = ("25006", "55P03", "25P03", "25P04")
-# Not a matter of the statement: wrong password, unknown database.
-_NO_ENTRY = ("28", "3D")
 
 
 def translated(error: BaseException) -> StoreError:
@@ -39,8 +39,6 @@ def translated(error: BaseException) -> StoreError:
         text = str(error.args[0]) if error.args else type(error).__name__
         if state in _OWN_ERRORS:
             return _OWN_ERRORS[state](text)
-        if state.startswith(_NO_ENTRY):
-            return StoreUnavailable(f"the database refuses the connection: {text}: check DATABASE_URL")
         if state.startswith(_NOT_NOW) or state in _NOT_NOW_STATES:
             return StoreUnavailable(f"the database cannot answer now: {text}")
         where = f" ({error.constraint_name})" if getattr(error, "constraint_name", None) else ""
@@ -64,6 +62,34 @@ def translating() -> Iterator[None]:
         raise StoreRejected(f"the database refused a value: {error}") from error
     except _DRIVER_ERRORS as error:
         raise translated(error) from error
+
+
+def place(url: str) -> str:
+    """Host, port and name of a database, without login and password."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.hostname or 'the local socket'}:{parts.port or 5432}{parts.path}"
+    except ValueError:
+        return "an address that is no URL"
+
+
+def no_connection(error: Exception, url: str, settings: Mapping[str, str], seconds: float) -> StoreError:
+    """Why a connection with these session settings could not be opened, and what to do. Never tells the password."""
+    where, role = place(url), settings.get("role")
+    if isinstance(error, asyncpg.PostgresError):
+        if isinstance(error, asyncpg.InvalidParameterValueError) and f'role "{role}"' in str(error):
+            return SchemaMismatch(f"the database at {where} has no exitguard schema; run: exitguard db migrate")
+        if role is not None and isinstance(error, asyncpg.InsufficientPrivilegeError):
+            login = unquote(urlsplit(url).username or "") or "of this connection"
+            return StoreUnavailable(
+                f"the database login {login} may not be {role} at {where}; as the owner: GRANT {role} TO {login}"
+            )
+        return StoreUnavailable(f"the database at {where} refuses the connection: {error.args[0]}; check DATABASE_URL")
+    if isinstance(error, TimeoutError):
+        return StoreUnavailable(f"the database at {where} cannot be reached: no answer in {seconds:g} s")
+    if isinstance(error, ValueError):  # also what asyncpg says of a URL that it cannot use
+        return StoreUnavailable(f"the database URL cannot be used: {error}")
+    return StoreUnavailable(f"the database at {where} cannot be reached: {getattr(error, 'strerror', None) or error}")
 
 
 class Link:
@@ -121,12 +147,15 @@ class Link:
         if self._connection is not None and not self._connection.is_closed():
             return self._connection
         self._connection = None
-        connection = await asyncpg.connect(
-            self._url,
-            timeout=self._connect_timeout,
-            command_timeout=self._command_timeout,
-            server_settings=self._settings,
-        )
+        try:
+            connection = await asyncpg.connect(
+                self._url,
+                timeout=self._connect_timeout,
+                command_timeout=self._command_timeout,
+                server_settings=self._settings,
+            )
+        except (*_DRIVER_ERRORS, ValueError) as error:
+            raise no_connection(error, self._url, self._settings, self._connect_timeout) from error
         try:
             if self._on_connect is not None:
                 await self._on_connect(connection)

@@ -1,4 +1,4 @@
-"""Bring a database to this build's schema version, and refuse to work on another one (F61, F66, F67).
+"""Bring a database to this build's schema version (F61, F66, F67).
 
 Alembic runs the migrations; its revisions are made from the numbered SQL files and nothing else.
 """
@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +19,10 @@ from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import Script, ScriptDirectory
 
+from exitguard.store.connection import place
 from exitguard.store.port import SchemaMismatch, StoreError, StoreUnavailable
+from exitguard.store.schema import FOLDER, mismatch
 
-FOLDER = Path(__file__).parent / "migrations"
 _FILE_NAME = re.compile(r"^(?P<version>[0-9]{4})_(?P<name>[a-z0-9_]+)\.sql$")
 # Any constant will do: it keeps concurrent starts of this program apart within one database.
 _LOCK_KEY = 7_273_160_001
@@ -82,16 +82,6 @@ def load_migrations(folder: Path = FOLDER) -> tuple[Migration, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=1)
-def _released() -> tuple[Migration, ...]:
-    return load_migrations()
-
-
-def expected_schema_version() -> int:
-    """The schema version that this build needs."""
-    return _released()[-1].version
-
-
 def migrate(url: str, migrations: tuple[Migration, ...] | None = None) -> MigrationResult:
     """Apply what is missing, one transaction a migration; safe to repeat and to run from several processes at once.
 
@@ -104,7 +94,7 @@ def migrate(url: str, migrations: tuple[Migration, ...] | None = None) -> Migrat
         SchemaMismatch: the database is newer than this build, or an applied file was changed later.
         MigrationFailed: a migration or its postcondition failed; the error names it, nothing of it stays.
     """
-    wanted = migrations if migrations is not None else _released()
+    wanted = migrations if migrations is not None else load_migrations()
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
         # A login that is named like a schema of ours must not put the tables there.
@@ -119,7 +109,7 @@ def migrate(url: str, migrations: tuple[Migration, ...] | None = None) -> Migrat
             connection.commit()
             return _run(connection, wanted)
     except sqlalchemy.exc.OperationalError as error:
-        raise StoreUnavailable(f"the database cannot be reached: {_first_line(error.orig)}") from error
+        raise StoreUnavailable(f"the database at {place(url)} cannot be reached: {_first_line(error.orig)}") from error
     except sqlalchemy.exc.DBAPIError as error:
         raise MigrationFailed(f"the schema cannot be prepared: {_first_line(error.orig)}") from error
     finally:
@@ -170,7 +160,7 @@ def _verify_history(connection: sqlalchemy.Connection, wanted: tuple[Migration, 
         return 0
     rows = connection.exec_driver_sql("SELECT version, checksum FROM exitguard.migrations ORDER BY version").all()
     if rows and rows[-1][0] > wanted[-1].version:
-        raise SchemaMismatch(_mismatch(rows[-1][0], wanted[-1].version))
+        raise SchemaMismatch(mismatch(rows[-1][0], wanted[-1].version))
     for (version, checksum), migration in zip(rows, wanted, strict=False):
         if version != migration.version or checksum != migration.checksum:
             raise SchemaMismatch(
@@ -178,29 +168,6 @@ def _verify_history(connection: sqlalchemy.Connection, wanted: tuple[Migration, 
                 f"(checksum {migration.checksum[:12]}, applied {checksum[:12]}): restore the file"
             )
     return len(rows)
-
-
-def _mismatch(found: int, expected: int) -> str:
-    remedy = "run `exitguard db migrate`" if found < expected else "deploy a build that knows this schema"
-    return f"the database has schema version {found}, this build needs {expected}: {remedy}"
-
-
-async def check_schema(connection: Any) -> int:
-    """Refuse to work on another schema version.
-
-    Args:
-        connection: an asyncpg connection.
-
-    Raises:
-        SchemaMismatch: with both versions and what to do.
-    """
-    exists = await connection.fetchval("SELECT to_regclass('exitguard.migrations') IS NOT NULL")
-    found = 0
-    if exists:
-        found = await connection.fetchval("SELECT coalesce(max(version), 0) FROM exitguard.migrations")
-    if found != expected_schema_version():
-        raise SchemaMismatch(_mismatch(found, expected_schema_version()))
-    return found
 
 
 class _SqlScripts(ScriptDirectory):

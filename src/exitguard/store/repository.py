@@ -24,9 +24,9 @@ from exitguard.core.records import (
 )
 from exitguard.store.connection import Link, translating
 from exitguard.store.encoding import decode_record, encode_json, encode_operations, encode_record
-from exitguard.store.migrate import check_schema
 from exitguard.store.port import Lease, LeaseLost, StoreRejected, StoreUnavailable
 from exitguard.store.queries import query
+from exitguard.store.schema import check_schema
 
 CONNECT_TIMEOUT = 5.0
 COMMIT_TIMEOUT = 5.0

@@ -81,9 +81,8 @@ class PostgresWorld:
         return found.rows[0]  # type: ignore[return-value]
 
     async def command_answer(self, number: int, account: str) -> tuple[bool | None, str | None]:
-        found = await self.operator.command_result(number)
-        assert found is not None
-        return found.ok, found.result
+        (found,) = await self.operator.answers([number])
+        return found["ok"], found["result"]
 
 
 @pytest.fixture(params=["memory", "postgres"])

@@ -54,7 +54,7 @@ def test_an_unreachable_database(program: Program, command: tuple[str, ...]) -> 
         "ALPACA_LARGE_SECRET": "secret-of-large",
     }
     line = program.fails(69, *command, **environment)
-    assert "database" in line
+    assert "the database at 127.0.0.1:9/ledger cannot be reached" in line
     assert "top-secret-pw" not in line
 
 

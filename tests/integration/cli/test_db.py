@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -34,12 +35,72 @@ def test_a_query_is_a_list_of_objects_on_one_line(desk: Program) -> None:
         ("CREATE TABLE t (x int)", "read-only"),
         ("SET ROLE exitguard_writer; DELETE FROM alarms", "multiple commands"),
         ("WITH off AS (SELECT set_config('transaction_read_only', 'off', false)) SELECT * FROM off", "read-write mode"),
+        ("SET timezone = 'UTC'", "read-only"),
+        ("SELECT $1::int", "write the values"),
+        ("SELECT pg_read_file('/etc/passwd')", "permission denied"),
+        ("SELECT 1 / (n - 700) FROM generate_series(1, 1000) n", "division by zero"),
         (" ; ", "no statement"),
     ],
 )
 def test_one_statement_that_only_reads(desk: Program, sql: str, expected: str) -> None:
     line = desk.fails(1, "db", "query", sql)
     assert expected in line
+
+
+def test_an_answer_of_any_length_is_whole_or_an_error(desk: Program) -> None:
+    rows = desk.json("db", "query", "SELECT n, 'x' AS x FROM generate_series(1, 100001) n")
+    assert [row["n"] for row in rows] == list(range(1, 100_002))
+    assert "more than 100000 rows" in desk.fails(1, "db", "query", "SELECT generate_series(1, 100001)")
+
+
+def test_an_answer_that_breaks_off_is_no_json(desk: Program) -> None:
+    sql = "SELECT 1 / (n - 1700) AS n FROM generate_series(1, 2000) n"
+    done = desk.run("db", "query", sql, "--json")
+    assert done.returncode == 1
+    assert done.stderr == "exitguard: PostgreSQL says: division by zero\n"
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(done.stdout)
+
+
+def test_values_are_what_they_are(desk: Program) -> None:
+    (row,) = desk.json(
+        *("db", "query"),
+        "SELECT 'infinity'::timestamptz AS never, '-infinity'::date AS always, '2024-03-08'::date AS day,"
+        " '2024-03-08 17:00+00'::timestamptz AS at, int4range(1, 5) AS range, '{\"a\": [1]}'::json AS object,"
+        " array['a', null] AS list, ROW(1, 2.50) AS pair, 'x'::\"char\" AS letter, pg_lsn '0/10' AS place,"
+        " 'NaN'::numeric AS nothing",
+    )
+    assert row == {
+        "never": "infinity",
+        "always": "-infinity",
+        "at": "2024-03-08T17:00:00+00:00",
+        "day": "2024-03-08",
+        "range": "[1, 5)",
+        "object": {"a": [1]},
+        "list": ["a", None],
+        "pair": [1, "2.50"],
+        "letter": "x",
+        "place": "0/10",
+        "nothing": "NaN",
+    }
+    assert "cast it to text" in desk.fails(1, "db", "query", "SELECT '0044-01-01 BC'::date")
+
+
+def test_a_login_that_is_no_operator_is_told_the_grant(desk: Program) -> None:
+    owner = desk.environment["DATABASE_URL"]
+    parts = urlsplit(owner)
+    server = f"{parts.hostname}:{parts.port}{parts.path}"
+    # The name is unique, because roles are shared by all databases of the server.
+    login = f"stranger_{parts.path.removeprefix('/')}"
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {login} LOGIN PASSWORD 'sesame'".encode())
+        try:
+            line = desk.fails(69, "positions", DATABASE_URL=f"postgresql://{login}:sesame@{server}")
+            assert f"GRANT exitguard_operator TO {login}" in line
+            line = desk.fails(69, "positions", DATABASE_URL=f"postgresql://{login}:wrong@{server}")
+            assert f"the database at {server} refuses the connection" in line
+        finally:
+            connection.execute(f"DROP ROLE {login}".encode())
 
 
 def test_the_operator_sees_every_account(desk: Program) -> None:

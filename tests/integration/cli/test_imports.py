@@ -47,6 +47,15 @@ heavy = {"pydantic", "asyncpg", "psycopg", "alembic", "aiohttp", "structlog", "u
 assert not heavy, heavy
 """
 
+LOOK = """
+import sys
+from exitguard.cli.main import main
+assert main(["db", "query", "SELECT 1 AS one", "--json"]) == 0
+assert main(["positions", "--json"]) == 0
+heavy = {"alembic", "sqlalchemy", "psycopg", "aiohttp", "uvicorn"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
 
 def run(program: Program, code: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-B", "-c", code]
@@ -66,3 +75,10 @@ def test_version_is_answered_without_loading_the_rest(program: Program) -> None:
     done = run(program, QUICK)
     assert done.returncode == 0, done.stderr
     assert '"schema_version"' in done.stdout
+
+
+def test_a_question_to_the_ledger_loads_no_migrations(program: Program, database_url: str) -> None:
+    program.environment["DATABASE_URL"] = database_url
+    done = run(program, LOOK)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == '[{"one":1}]\n[]\n'

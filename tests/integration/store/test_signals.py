@@ -114,10 +114,10 @@ async def test_no_rows_is_no_statement(operator: Operator) -> None:
 
 async def test_requests_carry_who_asked_and_unknown_accounts_are_refused(operator: Operator) -> None:
     number = await operator.insert_command("large", CommandVerb.CLOSE, requested_by="ops", symbol="AAPL")
-    asked = await operator.command_result(number)
-    assert asked is not None
-    assert (asked.verb, asked.ok, asked.finished_at) == ("close", None, None)
-    assert await operator.command_result(number + 1) is None
+    (asked,) = await operator.answers([number, number + 1])
+    assert (asked["id"], asked["symbol"], asked["ok"], asked["result"]) == (number, "AAPL", None, None)
+    found = await operator.query(f"SELECT verb, requested_by, finished_at FROM commands WHERE id = {number}")
+    assert found.rows == (("close", "ops", None),)
     with pytest.raises(StoreRejected):
         await operator.insert_command("no such name!", CommandVerb.CLOSE, requested_by="ops")
 
@@ -144,4 +144,5 @@ async def test_an_operator_sees_heartbeats_and_alarms(operator: Operator, make_s
     assert 0 <= beat["age_seconds"] < 60
     (alarm,) = await operator.alarms()
     assert (alarm["message"], alarm["times"]) == ("still no quotes", 2)
-    assert len(await operator.alarms(active_only=False)) == 2
+    found = await operator.query("SELECT kind, cleared_at FROM alarms ORDER BY id")
+    assert found.rows == (("blind", None), ("stuck", NOON))

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import asyncpg
 import orjson
 
 from exitguard.cli.bench.place import DATABASE, BenchFailed, Place
 from exitguard.cli.bench.result import Measurement, Target, measured
+from exitguard.store.operator import Operator
 
 DAY = Target(60.0)
 MEMORY = Target(150.0)
@@ -95,15 +95,12 @@ async def idle_memory(place: Place, say: Callable[[str], None]) -> dict[str, Mea
 
 async def _beating(url: str, manager: asyncio.subprocess.Process) -> None:
     """Wait for the account's first heartbeat."""
-    connection = await asyncpg.connect(url)
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not await connection.fetchval("SELECT count(*) FROM heartbeats WHERE component = 'manager'"):
+    deadline = time.monotonic() + _START_SECONDS
+    async with Operator(url) as operator:
+        while not any(beat["component"] == "manager" for beat in await operator.heartbeats()):
             if manager.returncode is not None or time.monotonic() > deadline:
                 raise BenchFailed("the idle manager did not start")
             await asyncio.sleep(0.1)
-    finally:
-        await connection.close()
 
 
 def resident_megabytes(process: int) -> float:

@@ -12,13 +12,14 @@ from decimal import Decimal
 from typing import Any
 
 from exitguard.cli.demo.children import Children
-from exitguard.cli.demo.ledger import NewSignal, OperatorLedger
 from exitguard.cli.demo.scenario import TROUBLE_IN_WORDS, Day, Expiry, Provocation, SignalPlan, Trouble
 from exitguard.cli.demo.venue import Contract, Venue
 from exitguard.cli.demo.watch import BreachWatch
 from exitguard.core.errors import ExitguardError
 from exitguard.core.quote import Quote
+from exitguard.core.records import CommandVerb
 from exitguard.core.session import NEW_YORK, Session
+from exitguard.store.operator import Operator
 
 # Wall seconds that a manager may take for one market minute before the demo gives up.
 MINUTE_PATIENCE = 30.0
@@ -60,7 +61,7 @@ class Conductor:
     def __init__(
         self,
         venue: Venue,
-        ledger: OperatorLedger,
+        ledger: Operator,
         children: Children,
         day: Day,
         session: Session,
@@ -113,10 +114,10 @@ class Conductor:
         for plan in signals:
             row = self._row(plan, quotes, moment)
             if row is not None:
-                inserted[plan.account] = await self._ledger.insert_signal(row)
+                (inserted[plan.account],) = await self._ledger.insert_recommendations([row])
         await self._dispatchers_saw(inserted)
 
-    def _row(self, plan: SignalPlan, quotes: dict[str, Quote], moment: datetime) -> NewSignal | None:
+    def _row(self, plan: SignalPlan, quotes: dict[str, Quote], moment: datetime) -> dict[str, object] | None:
         quote = quotes.get(plan.ticker)
         if quote is None or quote.bid <= 0 or quote.ask <= 0:
             return None
@@ -126,19 +127,20 @@ class Conductor:
         sign = -1 if plan.action.startswith("SELL_STOCK") else 1
         # Levels of an option are in premium, which only its own quote knows: the policy's percentages serve there.
         price = None if plan.is_option else quote.mid
-        return NewSignal(
-            account=plan.account,
-            ticker=plan.ticker,
-            option_symbol=contract.symbol if contract is not None else None,
-            action=plan.action,
-            strategy=plan.strategy,
-            qty=plan.qty,
-            stop_loss=_level(price, plan.stop_percent, -sign),
-            take_profit=_level(price, plan.target_percent, sign),
-            max_hold_minutes=plan.max_hold_minutes,
-            created_at=moment,
-            expires_at=moment + _SIGNAL_LIFE,
-        )
+        return {
+            "account_name": plan.account,
+            "ticker": plan.ticker,
+            "option_symbol": contract.symbol if contract is not None else None,
+            "action": plan.action,
+            "strategy_type": plan.strategy,
+            "qty": plan.qty,
+            "stop_loss": _level(price, plan.stop_percent, -sign),
+            "take_profit": _level(price, plan.target_percent, sign),
+            "max_hold_minutes": plan.max_hold_minutes,
+            "features": {"source": "demo"},
+            "created_at": moment,
+            "expires_at": moment + _SIGNAL_LIFE,
+        }
 
     def _contract(self, plan: SignalPlan, spot: Decimal) -> Contract | None:
         """The contract nearest to the money."""
@@ -194,12 +196,14 @@ class Conductor:
         elif trouble is Trouble.EXTERNAL_CLOSE:
             await venue.fault("external_close", account=account, symbol=symbol)
         elif trouble is Trouble.MANUAL_CLOSE:
-            await self._ledger.ask_to_close(account, held["id"], symbol)
+            await self._ledger.insert_command(
+                account, CommandVerb.CLOSE, requested_by="demo", position_id=held["id"], symbol=symbol
+            )
         return symbol
 
     async def _held(self, account: str, symbols: tuple[str, ...]) -> dict[str, Any] | None:
         """The open position of the first of these symbols that has one."""
-        mine = {r["symbol"]: r for r in await self._ledger.open_positions() if r["account_name"] == account}
+        mine = {row["symbol"]: row for row in await self._ledger.live_rows(account)}
         return next((mine[symbol] for symbol in symbols if symbol in mine), None)
 
     # Waiting ----------------------------------------------------------------------------------------------------
@@ -209,11 +213,9 @@ class Conductor:
         deadline = time.monotonic() + MINUTE_PATIENCE
         waiting: set[str] = set(self._accounts)
         while True:
-            beats = await self._ledger.heartbeats()
-            for name in list(waiting):
-                beat = beats.get((name, "manager"))
-                if beat is not None and (moment is None or beat.venue_time >= moment):
-                    waiting.discard(name)
+            for beat in await self._ledger.heartbeats():
+                if beat["component"] == "manager" and (moment is None or beat["venue_time"] >= moment):
+                    waiting.discard(beat["account_name"])
             if not waiting:
                 return
             self._children.check()
@@ -229,7 +231,7 @@ class Conductor:
         """
         deadline = time.monotonic() + CLOSE_PATIENCE
         while time.monotonic() < deadline:
-            if not any(row["status"] == "closing" for row in await self._ledger.open_positions()):
+            if not any(row["status"] == "closing" for row in await self._ledger.live_rows()):
                 return
             await asyncio.sleep(_POLL)
 
@@ -237,11 +239,10 @@ class Conductor:
         """Wait until each dispatcher has looked at its new signals; the market's clock stands still meanwhile."""
         deadline = time.monotonic() + SIGNAL_PATIENCE
         while time.monotonic() < deadline:
-            beats = await self._ledger.heartbeats()
             seen = {
-                name: beats[(name, "dispatcher")].details.get("last_recommendation", 0)
-                for name in inserted
-                if (name, "dispatcher") in beats
+                beat["account_name"]: beat["details"].get("last_recommendation", 0)
+                for beat in await self._ledger.heartbeats()
+                if beat["component"] == "dispatcher"
             }
             if all(seen.get(name, 0) >= number for name, number in inserted.items()):
                 return
@@ -249,7 +250,7 @@ class Conductor:
             await asyncio.sleep(_POLL)
 
     async def _look(self, now: datetime, minute: int) -> None:
-        positions = await self._ledger.open_positions()
+        positions = await self._ledger.live_rows()
         if positions:
             symbols = {row[name] for row in positions for name in ("symbol", "ticker")}
             quotes = await self._venue.quotes(self._accounts[0], symbols)
@@ -260,8 +261,8 @@ class Conductor:
                 minute=minute,
                 minutes=self.minutes,
                 positions=positions,
-                events=await self._ledger.events(SHOWN_EVENTS, 14),
-                opened=await self._ledger.opened(),
+                events=await self._ledger.events(types=SHOWN_EVENTS, limit=14),
+                opened=await self._ledger.opened_counts(),
                 history=await self._ledger.history(),
                 trouble=tuple(self.trouble),
                 missed=len(self.watch.missed),
@@ -272,8 +273,8 @@ class Conductor:
         """After the close: give closes that are under way the time to be booked."""
         deadline = time.monotonic() + 10.0
         while time.monotonic() < deadline:
-            rows = await self._ledger.open_positions()
-            unsettled = await self._ledger.unsettled()
+            rows = await self._ledger.live_rows()
+            unsettled = await self._ledger.unfinished()
             if not any(row["status"] == "closing" for row in rows) and not unsettled:
                 return
             self._children.check()

@@ -4,29 +4,18 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import psycopg
-from psycopg import sql
-
-from exitguard.cli.database import Connection, connect, embedded_server, first_line, rows, value, where
+from exitguard.cli.database import embedded_database, embedded_server
 from exitguard.cli.exits import CommandFailed, Exit
-from exitguard.config.redaction import remember_secret
+from exitguard.store.connection import place, translating
 from exitguard.store.migrate import migrate_async
-from exitguard.store.port import StoreUnavailable
+from exitguard.store.port import StoreError, StoreUnavailable
+from exitguard.store.queries import query
+from exitguard.store.schema import as_owner, drop_schema, schema_note, set_schema_note
 
 DATABASE = "exitguard_demo"
 _MARK = "exitguard demo accounts: "
-# Objects that the migrations put into the public schema; nothing else of a foreign database is ever touched.
-_OURS = """
-SELECT format('DROP %%s IF EXISTS public.%%I CASCADE', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, relname)
-    AS statement
-FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v') AND relname IN (
-    'accounts', 'leases', 'heartbeats', 'policies', 'dispatch_recommendations', 'dispatch_executions',
-    'active_positions', 'position_fills', 'event_heads', 'position_events', 'order_intents', 'position_history',
-    'alarms', 'commands', 'set_aside', 'applied_batches', 'v_account_clocks', 'v_open_positions_summary',
-    'v_position_performance', 'v_position_health_check')
-ORDER BY relkind = 'r'
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,54 +37,44 @@ async def demo_database(account_numbers: frozenset[str], *, keep: bool) -> Async
     if external and not external.startswith("embedded"):
         await _wipe(external, account_numbers)
         await migrate_async(external)
-        _leave_mark(external, account_numbers)
+        await _leave_mark(external, account_numbers)
         yield DemoDatabase(external, "env:DATABASE_URL")
         return
-    server = embedded_server()
-    info = await server.ensure_running(keep=keep)
-    try:
-        remember_secret(info.password_file.read_text(encoding="utf-8").strip())
-        await server.create_database(DATABASE, recreate=True)
-        url = server.url(DATABASE)
+    async with embedded_database(embedded_server(), DATABASE, keep=keep, recreate=True) as (url, _):
         await migrate_async(url)
         yield DemoDatabase(url, f"embedded:{DATABASE}")
-    finally:
-        await server.release()
 
 
 async def _wipe(url: str, account_numbers: frozenset[str]) -> None:
     """Drop our own objects from a database that held nothing but demos before."""
-    with connect(url) as connection:
+    async with as_owner(url) as connection:
+        foreign = await _foreign_accounts(connection, account_numbers)
+        if foreign:
+            raise CommandFailed(
+                f"DATABASE_URL names a database that holds accounts which are no demo's ({', '.join(foreign)} at"
+                f" {place(url)}) and the demo would wipe it; unset DATABASE_URL, or name a database for the demo",
+                Exit.CONFIG,
+            )
         try:
-            foreign = _foreign_accounts(connection, account_numbers)
-            if foreign:
-                raise CommandFailed(
-                    f"DATABASE_URL names a database that holds accounts which are no demo's ({', '.join(foreign)} at"
-                    f" {where(url)}) and the demo would wipe it; unset DATABASE_URL, or name a database for the demo",
-                    Exit.CONFIG,
-                )
-            for row in rows(connection, _OURS):
-                connection.execute(row["statement"])
-            connection.execute("DROP SCHEMA IF EXISTS exitguard CASCADE")
-        except psycopg.Error as error:
-            raise StoreUnavailable(f"the database at {where(url)} cannot be emptied: {first_line(error)}") from error
+            with translating():
+                await drop_schema(connection)
+        except StoreError as error:
+            raise StoreUnavailable(f"the database at {place(url)} cannot be emptied: {error}") from error
 
 
-def _foreign_accounts(connection: Connection, account_numbers: frozenset[str]) -> list[str]:
+async def _foreign_accounts(connection: Any, account_numbers: frozenset[str]) -> list[str]:
     """Accounts bound to a broker account number that no demo made up: numbers of real accounts look alike."""
-    if not value(connection, "SELECT to_regclass('public.accounts') IS NOT NULL"):
+    if not await connection.fetchval("SELECT to_regclass('public.accounts') IS NOT NULL"):
         return []
-    mark = value(connection, "SELECT coalesce(obj_description(to_regnamespace('exitguard'), 'pg_namespace'), '')")
-    ours = set(account_numbers)
+    mark = await schema_note(connection)
+    ours: set[str | None] = {None, *account_numbers}
     if mark.startswith(_MARK):
         ours.update(mark.removeprefix(_MARK).split())
-    bound = rows(connection, "SELECT account_name, account_number FROM accounts WHERE account_number IS NOT NULL")
-    return sorted(row["account_name"] for row in bound if row["account_number"] not in ours)
+    found = await connection.fetch(query("operator_account_numbers"))
+    return sorted(row["account_name"] for row in found if row["account_number"] not in ours)
 
 
-def _leave_mark(url: str, account_numbers: frozenset[str]) -> None:
+async def _leave_mark(url: str, account_numbers: frozenset[str]) -> None:
     """Note in the database which broker accounts are a demo's, so that the next demo may wipe them."""
-    numbers = " ".join(sorted(account_numbers))
-    with connect(url) as connection:
-        statement = sql.SQL("COMMENT ON SCHEMA exitguard IS {}").format(sql.Literal(f"{_MARK}{numbers}"))
-        connection.execute(statement)
+    async with as_owner(url) as connection:
+        await set_schema_note(connection, f"{_MARK}{' '.join(sorted(account_numbers))}")

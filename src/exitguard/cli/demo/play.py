@@ -14,7 +14,6 @@ from pathlib import Path
 from exitguard.cli.demo.children import Child, ChildFailed, Children, stop_leftovers
 from exitguard.cli.demo.conductor import Conductor, DemoFailed, Snapshot
 from exitguard.cli.demo.database import DemoDatabase, demo_database
-from exitguard.cli.demo.ledger import OperatorLedger
 from exitguard.cli.demo.report import Summary
 from exitguard.cli.demo.scenario import CASH, LARGE, SYMBOLS, make_day
 from exitguard.cli.demo.settings_file import expiration_hours, write_settings
@@ -23,6 +22,7 @@ from exitguard.cli.demo.verify import Verdict, read_fills, read_state, verify
 from exitguard.cli.exits import CommandFailed, Exit
 from exitguard.config.paths import ensure_state_dir
 from exitguard.core.session import NEW_YORK, Session, table_calendar
+from exitguard.store.operator import Operator
 
 START_PATIENCE = 30.0
 _BEFORE_OPEN = timedelta(minutes=1)
@@ -121,7 +121,7 @@ async def _play(
             settings = write_settings(folder, addresses, database.setting, _hours(session, contracts))
             for name in CASH:
                 children.start(name, ["run", "--account", name, "--config", str(settings)])
-            async with OperatorLedger(database.url) as ledger:
+            async with await Operator.connect(database.url) as ledger:
                 summary = await _conduct(options, venue, ledger, children, session, contracts, show, began)
             if options.keep:
                 await venue.resume(1.0)
@@ -159,7 +159,7 @@ def _hours(session: Session, contracts: list[Contract]) -> int:
 async def _conduct(
     options: DemoOptions,
     venue: Venue,
-    ledger: OperatorLedger,
+    ledger: Operator,
     children: Children,
     session: Session,
     contracts: list[Contract],
@@ -197,15 +197,15 @@ async def _conduct(
     )
 
 
-async def _compare(venue: Venue, ledger: OperatorLedger, conductor: Conductor) -> Verdict:
+async def _compare(venue: Venue, ledger: Operator, conductor: Conductor) -> Verdict:
     verdict = verify(
         start_cash=CASH,
         state=read_state(await venue.state()),
         fills=read_fills(await venue.fills()),
         history=await ledger.history(),
-        open_rows=await ledger.open_positions(),
-        opened=await ledger.opened(),
-        signals=await ledger.signals(),
+        open_rows=await ledger.live_rows(),
+        opened=await ledger.opened_counts(),
+        signals=await ledger.signal_counts(),
     )
     for missed in conductor.watch.missed.values():
         verdict.missed_exits += 1
@@ -213,7 +213,7 @@ async def _compare(venue: Venue, ledger: OperatorLedger, conductor: Conductor) -
             f"{missed.account}: {missed.symbol} (position {missed.position_id}) was not closed: {missed.why},"
             f" since {missed.since:%H:%M} UTC"
         )
-    for row in await ledger.unsettled():
+    for row in await ledger.unfinished():
         verdict.rows_left_open += 1
         verdict.problems.append(f"{row['account_name']}: {row['kind']} {row['name']} is still {row['status']}")
     return verdict

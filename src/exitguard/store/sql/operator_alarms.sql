@@ -1,1 +1,2 @@
-SELECT * FROM alarms WHERE NOT $1::boolean OR cleared_at IS NULL ORDER BY raised_at DESC, id DESC LIMIT 1000
+SELECT account_name, kind, message, position_id, raised_at, times FROM alarms WHERE cleared_at IS NULL
+ORDER BY account_name, raised_at, id

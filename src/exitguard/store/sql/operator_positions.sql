@@ -1,1 +1,1 @@
-SELECT * FROM v_open_positions_summary WHERE $1::text IS NULL OR account_name = $1 ORDER BY entry_time DESC, id DESC
+SELECT * FROM v_open_positions_summary WHERE $1::text IS NULL OR account_name = $1 ORDER BY account_name, entry_time, id

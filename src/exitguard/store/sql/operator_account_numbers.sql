@@ -1,0 +1,1 @@
+SELECT account_name, account_number FROM accounts
