@@ -57,6 +57,7 @@ class Venue:
             self.settle()
         if self.run(lambda: self._order_what_is_missing(account)):
             self.settle()
+        self.run(lambda: self._list_what_is_missing(account))
         return self.run(lambda: Known(self, account))
 
     def _submit(self, account: Account, **order: Any) -> None:
@@ -75,7 +76,6 @@ class Venue:
     def _order_what_is_missing(self, account: Account) -> bool:
         if len(account.open) >= 8:
             return False
-        exchange = self.server.exchange
         exits = {"take_profit": {"limit_price": "16"}, "stop_loss": {"stop_price": "9"}}
         self._submit(account, symbol="AAPL", qty=1, side="sell", type="limit", limit_price="250")
         self._submit(account, symbol="AAPL", qty=1, side="sell", type="stop", stop_price="150")
@@ -88,11 +88,18 @@ class Venue:
             {"symbol": self.option, "ratio_qty": 1, "side": "buy", "position_intent": "buy_to_open"},
             {"symbol": self.put, "ratio_qty": 1, "side": "buy", "position_intent": "buy_to_open"},
         ])  # fmt: skip
-        if not account.watchlists:
-            exchange.create_watchlist(account, {"name": "mine", "symbols": ["AAPL"]})
         if not account.activities or account.activities[-1][1]["activity_type"] == "FILL":
             self._post_option_activity(account)
         return True
+
+    def _list_what_is_missing(self, account: Account) -> None:
+        """A watchlist to which something can be added."""
+        exchange = self.server.exchange
+        found = next((one for one in account.watchlists.values() if one["name"] == "mine"), None)
+        if found is None and len(account.watchlists) < 100:
+            exchange.create_watchlist(account, {"name": "mine", "symbols": ["AAPL"]})
+        elif found is not None and len(found["symbols"]) > 1:
+            exchange.update_watchlist(account, found["id"], {"symbols": ["AAPL"]})
 
     def _post_option_activity(self, account: Account) -> None:
         """An assignment's activity, as the morning after would post it."""
