@@ -12,7 +12,9 @@ from exitguard.core.errors import ExitguardError
 from exitguard.paper.engine import Account, Exchange
 from exitguard.paper.server.asgi import PaperApp
 from exitguard.paper.server.host import Host
+from exitguard.paper.server.keeper import Keeper
 from exitguard.paper.server.settings import PaperSettings
+from exitguard.paper.server.state import StateFile
 
 _TEST_SYMBOL_SECONDS = 1.0
 # How long clients may take to take their leave when the exchange stops.
@@ -122,8 +124,11 @@ class PaperServer:
     async def start(self) -> None:
         """Bind, build the venue, listen. Raises PortInUse, and InvalidInput for settings that make no sense."""
         self._socket = _bind(self.settings.host, self.settings.port)
+        keeper: Keeper | None = None
         try:
-            self._host = Host(self.settings)
+            folder = self.settings.state
+            keeper = Keeper(None if folder is None else StateFile(folder, self.settings.seed))
+            self._host = Host(self.settings, keeper)
             self._app = PaperApp(self._host)
             config = uvicorn.Config(
                 self._app,
@@ -147,8 +152,8 @@ class PaperServer:
             await self._server.on_tick(0)
         except BaseException:
             self._socket.close()
-            if self._host is not None:
-                self._host.keeper.close()
+            if keeper is not None:
+                keeper.close()
             raise
         self._tasks = [
             asyncio.create_task(self._host.player.run(), name="market player"),

@@ -12,6 +12,7 @@ from exitguard.paper.server.data_stream import DataStreams, Feed
 from exitguard.paper.server.host import Host
 from exitguard.paper.server.rate_limit import RateLimit
 from exitguard.paper.server.sockets import refuse_handshake
+from exitguard.paper.server.state import StateError
 from exitguard.paper.server.status_page import status_page
 from exitguard.paper.server.trade_stream import TradeStream
 from exitguard.paper.server.trading_api import TradingApi, not_found
@@ -94,6 +95,9 @@ class PaperApp:
                 outcome = await self._answer(request)
         except ApiError as refusal:
             outcome = error_response(refusal)
+        except StateError as error:
+            # What cannot be kept must not be confirmed; the exchange ends on its own.
+            outcome = json_response({"code": 50010000, "message": str(error)}, 500)
         except ClientGone:
             return
         if isinstance(outcome, EventStream):

@@ -32,7 +32,6 @@ from exitguard.paper.server.fault_file import FaultPlan
 from exitguard.paper.server.keeper import Keeper, KeptVenue
 from exitguard.paper.server.scheduler import LoopScheduler
 from exitguard.paper.server.settings import DEFAULT_SYMBOLS, PaperSettings
-from exitguard.paper.server.state import StateFile
 
 # A stepped market waits this long in all for orders in flight, and then goes on: a fault may hold one for ever.
 _SETTLE_SECONDS = 0.25
@@ -41,8 +40,9 @@ _SETTLE_SECONDS = 0.25
 class Host:
     """Everything behind the sockets. Made inside a running event loop."""
 
-    def __init__(self, settings: PaperSettings) -> None:
+    def __init__(self, settings: PaperSettings, keeper: Keeper) -> None:
         self.settings = settings
+        self.keeper = keeper
         self.calendar = settings.calendar or _default_calendar()
         self.scheduler = LoopScheduler()
         # Answers that the stepped market waits for: whether a socket still has something to send, and the like.
@@ -56,9 +56,7 @@ class Host:
         self._activity_settled = 0
         recorded, ticks = _recorded(settings)
         start = _start(settings, self.calendar, recorded, ticks)
-        state = None if settings.state is None else StateFile(settings.state, settings.seed)
-        self.keeper = Keeper(state)
-        kept_at = None if state is None else state.market_time()
+        kept_at = keeper.market_time()
         if kept_at is not None:
             if settings.start is not None and start < kept_at:
                 raise InvalidInput(
@@ -67,9 +65,8 @@ class Host:
                 )
             start = start if settings.start is not None else kept_at
         adjustments = Adjustments()
-        self._kept_prices = {} if state is None else state.prices()
-        if state is not None:
-            adjustments.restore(state.market_terms() or {})
+        adjustments.restore(keeper.market_terms())
+        self._kept_prices = keeper.prices()
         self.clock = MarketClock(kept_at or start, speed=settings.speed, paused=settings.paused)
         generated = self._generated((recorded, ticks), start, adjustments)
         sources: list[Source] = [source for source in (recorded, ticks, generated) if source is not None]
@@ -82,8 +79,7 @@ class Host:
             schedule=self.scheduler.schedule,
             settings=settings.exchange,
         )
-        if state is not None:
-            state.restore(self.exchange.keeping)
+        keeper.restore(self.exchange)
         for name, cash in settings.accounts.items():
             if name not in self.exchange.accounts:
                 self.exchange.create_account(name, cash)

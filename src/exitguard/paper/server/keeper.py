@@ -1,6 +1,7 @@
 """Writes the exchange's state down at the right moments: after each change, before anybody hears of it."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -24,6 +25,23 @@ class Keeper:
         """Whether anything is kept."""
         return self._state is not None
 
+    def market_time(self) -> datetime | None:
+        """Where the market's time had got to; None for a new exchange."""
+        return None if self._state is None else self._state.market_time()
+
+    def market_terms(self) -> dict[str, Any]:
+        """What `begin` was given to write of splits and new names."""
+        return {} if self._state is None else self._state.market_terms()
+
+    def prices(self) -> dict[str, Decimal]:
+        """The kept price of each stock by its present symbol."""
+        return {} if self._state is None else self._state.prices()
+
+    def restore(self, exchange: Exchange) -> None:
+        """Fill a new exchange with what was kept. Raises StateError."""
+        if self._state is not None:
+            self._state.restore(exchange.keeping)
+
     def begin(self, exchange: Exchange, now: Callable[[], datetime], market_terms: Callable[[], Any]) -> None:
         """Write everything now; changes from here on."""
         self._exchange = exchange
@@ -31,32 +49,37 @@ class Keeper:
             self._state.keep(exchange.keeping, now, market_terms)
 
     def save(self) -> None:
-        """Write what has changed; called wherever the exchange may have been changed, and cheap when it was not."""
+        """Write what has changed; called wherever the exchange may have been changed, and cheap when it was not.
+
+        A failure is told through `failed` alone: whoever changed something here is no client that waits.
+        """
         if self._state is not None:
-            self._guarded(self._state.flush)
+            with contextlib.suppress(StateError):
+                self._guarded(self._state.flush)
 
     def save_prices(self) -> None:
         """Write prices and the market's time too: once a wall second."""
         if self._state is not None:
-            self._guarded(self._state.save_prices)
+            with contextlib.suppress(StateError):
+                self._guarded(self._state.save_prices)
 
     def after_request(self, account: Account) -> None:
-        """A client's request that may have changed its account was carried out."""
+        """A client's request that may have changed its account was carried out. Raises StateError."""
         if self._state is not None and self._exchange is not None:
             self._exchange.keeping.note_account(account)
-            self.save()
+            self._guarded(self._state.flush)
 
     def after_intervention(self) -> None:
-        """Somebody used the admin API."""
+        """Somebody used the admin API. Raises StateError."""
         if self._state is not None and self._exchange is not None:
             self._exchange.keeping.note_everything()
-            self.save()
+            self._guarded(self._state.flush)
 
     def close(self) -> None:
         """Write the last state and let go of the folder."""
         if self._state is not None:
             state, self._state = self._state, None
-            state.close()
+            state.close(write=not self.failed.done())
         if not self.failed.done():
             self.failed.cancel()
         elif not self.failed.cancelled():

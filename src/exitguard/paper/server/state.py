@@ -120,38 +120,34 @@ class StateFile:
 
     def market_time(self) -> datetime | None:
         """Where the market's time had got to; None for a state that has just been created."""
-        with _complaints(self.path):
+        with _sensible(self.path):
             at = _meta(self._db).get("market_time")
-        return None if at is None else datetime.fromisoformat(at)
+            return None if at is None else datetime.fromisoformat(at)
 
-    def market_terms(self) -> Any:
+    def market_terms(self) -> dict[str, Any]:
         """What the market had written with the state: splits and new names of stocks."""
-        return _meta(self._db).get("market_terms")
+        with _sensible(self.path):
+            return _meta(self._db).get("market_terms") or {}
 
     def prices(self) -> dict[str, Decimal]:
         """The kept price of each stock by its present symbol."""
         prices = {}
-        for text, price in self._db.execute("SELECT record, price FROM assets"):
-            record = orjson.loads(text)
-            if not record["is_option"]:
-                prices[record["symbol"]] = Decimal(orjson.loads(price)["price"])
+        with _sensible(self.path):
+            for text, price in self._db.execute("SELECT record, price FROM assets"):
+                record = orjson.loads(text)
+                if not record["is_option"]:
+                    prices[record["symbol"]] = Decimal(orjson.loads(price)["price"])
         return prices
 
     def restore(self, keeping: Keeping) -> None:
         """Fill a new exchange with what was kept. Raises StateError for records that make no sense."""
-        with _complaints(self.path):
+        with _sensible(self.path):
             meta = _meta(self._db)
             starts = int(meta.get("starts", 0)) + 1
             self._db.execute("INSERT OR REPLACE INTO exchange VALUES ('starts', ?)", (str(starts),))
             if "market_time" not in meta:
                 return
-            try:
-                keeping.restore(self._kept(meta, starts), datetime.fromisoformat(meta["boundary"]))
-            except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-                raise StateError(
-                    f"{self.path} holds records that make no sense ({type(error).__name__}: {error}): "
-                    "restore a copy of it, or choose another --state folder"
-                ) from error
+            keeping.restore(self._kept(meta, starts), datetime.fromisoformat(meta["boundary"]))
 
     def _kept(self, meta: dict[str, Any], starts: int) -> Kept:
         kept = Kept(starts, meta["stamp"], meta["sequence"], announcements=meta["announcements"])
@@ -199,10 +195,11 @@ class StateFile:
             self._keeping.note_everything()
             self.flush()
 
-    def close(self) -> None:
-        """Write the last state and let go of the folder."""
+    def close(self, *, write: bool = True) -> None:
+        """Let go of the folder, after a last write unless it is known to be of no use."""
         try:
-            self.save_prices()
+            if write:
+                self.save_prices()
         finally:
             self._keeping = None
             self._db.close()
@@ -359,6 +356,21 @@ def _locked(folder: Path) -> int:
 
 class StateInUse(StateError):
     """Another process holds the folder."""
+
+
+@contextmanager
+def _sensible(path: Path) -> Iterator[None]:
+    """The same, and for records that are not what we wrote."""
+    with _complaints(path):
+        try:
+            yield
+        except orjson.JSONDecodeError:
+            raise
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            raise StateError(
+                f"{path} holds records that make no sense ({type(error).__name__}: {error}): "
+                "restore a copy of it, or choose another --state folder"
+            ) from error
 
 
 @contextmanager
