@@ -129,9 +129,13 @@ def apply_fill(holding: Holding, fill: Fill) -> Holding:
 
 
 def fold(instrument: Instrument, side: PositionSide, fills: Iterable[Fill]) -> Holding:
-    """Fold fills in order of time; see `apply_fill` for errors."""
+    """Fold fills, whatever their order: what opened first, then what closed; see `apply_fill` for errors.
+
+    Not in order of time: a fill found late may carry a later moment than the one that closed it, and the sums are
+    the same.
+    """
     holding = Holding(instrument, side)
-    for fill in sorted(fills, key=lambda f: (f.at, f.side is not side.opening, f.execution_id)):
+    for fill in sorted(fills, key=lambda f: (f.side is not side.opening, f.at, f.execution_id)):
         holding = apply_fill(holding, fill)
     return holding
 

@@ -222,9 +222,14 @@ class Lifecycle:
                 record.id,
                 order_id=order.id,
             )
-            fill = replace(fill, qty=tracked.holding.qty)
-            if fill.qty <= 0:
+            # What is not booked stays open in the tally: adoption books it, and a restart counts the same.
+            tally = context.tally(order.id)
+            tally.qty -= excess
+            tally.value -= excess * fill.price
+            if tracked.holding.qty <= 0:
                 return
+            booked = f"{order.id}@{tally.qty.normalize():f}"
+            fill = replace(fill, qty=tracked.holding.qty, execution_id=booked)
         tracked.holding = apply_fill(tracked.holding, fill)
         tracked.refresh_from_holding()
         context.marks.attach(tracked)  # the band is computed anew

@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from exitguard.broker.port import BrokerError, BrokerIncomplete
+from exitguard.core import closing
 from exitguard.core.instrument import InvalidSymbol, parse_instrument
 from exitguard.core.marks import agree
 from exitguard.core.orders import BrokerOrder, BrokerPosition, Fill, OrderSide
 from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare
-from exitguard.core.records import AppendEvent, CloseReason, EventType, SetAside
+from exitguard.core.records import AppendEvent, CloseReason, EventType, IntentStatus, SetAside
 from exitguard.core.session import NEW_YORK
 from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
@@ -24,6 +25,10 @@ from exitguard.manager.tracked import Tracked
 # Polls in a row that must agree before a finding is acted on.
 STRIKES_UNTRACKED = 2
 STRIKES_GONE = 3
+# Polls in a row after which an untracked position is adopted although no fills explain it.
+STRIKES_UNPROVEN = 10
+# An order of ours that nobody follows is looked up once it is this old: it may still be on its way.
+INTENT_PATIENCE = timedelta(seconds=30)
 # How far back fills are read for the true entry of an untracked position.
 ADOPTION_HISTORY = timedelta(days=90)
 _LAPSES = {"OPEXP": CloseReason.EXPIRED, "OPEXC": CloseReason.EXERCISED, "OPASN": CloseReason.ASSIGNED}
@@ -37,6 +42,7 @@ class Reconciler:
         self._lifecycle = lifecycle
         self._strikes: dict[tuple[FindingKind, str], int] = {}
         self._set_aside: set[str] = set()
+        self._absences: dict[str, int] = {}
         self.findings: list[Finding] = []
 
     async def poll(self, *, patient: bool = True) -> None:
@@ -47,9 +53,13 @@ class Reconciler:
         context = self._context
         asked_at = context.clock.now()
         await self._refresh_orders(asked_at)
+        await self._settle_intents(asked_at)
         theirs, whole = await self._positions()
         now = context.clock.now()
         readable = self._readable(theirs, now, whole=whole)
+        for tracked in context.positions.values():
+            # No order event tells of a bracket that was gone before we looked.
+            self._lifecycle.refresh_bracket(tracked, now)
         for tracked in context.positions.values():
             seen = readable.get(tracked.record.symbol)
             tracked.broker_qty = seen.qty if seen is not None else Decimal(0)
@@ -130,6 +140,24 @@ class Reconciler:
             self._lifecycle.apply_order(fresh, None, context.clock.now(), "orders")
         context.orders_seen_at = asked_at
 
+    async def _settle_intents(self, now: datetime) -> None:
+        """Find out what became of orders of ours that nobody follows any more: a look-up failed, a position ended."""
+        context = self._context
+        for intent in list(context.intents.values()):
+            tracked = context.positions.get(intent.position_id or 0)
+            followed = tracked is not None and (tracked.closer is not None or tracked.restorer is not None)
+            if followed or intent.broker_order_id in context.orders or now - intent.created_at < INTENT_PATIENCE:
+                continue
+            order = await context.broker.order_by_client_id(intent.client_order_id)
+            if order is not None:
+                self._lifecycle.apply_order(order, None, context.clock.now(), "orders")
+                continue
+            absences = self._absences[intent.client_order_id] = self._absences.get(intent.client_order_id, 0) + 1
+            if absences >= closing.ABSENCE_PROOFS and intent.client_order_id in context.intents:
+                del self._absences[intent.client_order_id]
+                gone = replace(intent, status=IntentStatus.REJECTED, detail="never arrived")
+                context.ledger.post(context.put_intent(gone))
+
     def _compare_marks(self, tracked: Tracked, now: datetime) -> None:
         """A lasting difference between our mark and the broker's is an alarm, not a silent choice (F49)."""
         record, policy = tracked.record, tracked.policy
@@ -195,7 +223,7 @@ class Reconciler:
             if self._entry_in_flight(finding.symbol) or self._context.is_settling(finding.symbol, now):
                 return  # discovery links it to its execution; or the broker's positions lag a close of ours
             if not patient or strikes >= STRIKES_UNTRACKED:
-                await self._adopt(finding.symbol, theirs, now)
+                await self._adopt(finding.symbol, theirs, now, unproven=strikes >= STRIKES_UNPROVEN)
             return
         tracked = self._context.on_symbol(finding.symbol)
         if tracked is None:
@@ -315,11 +343,28 @@ class Reconciler:
         # Nothing was paid for what a split adds.
         return max(implied, Decimal(0))
 
-    async def _adopt(self, symbol: str, theirs: BrokerPosition, now: datetime) -> None:
+    async def _adopt(self, symbol: str, theirs: BrokerPosition, now: datetime, *, unproven: bool) -> None:
+        """Adopt on the evidence of fills; without it (`unproven`) only once the position has stood for long.
+
+        Positions lag fills: when both disagree, the next answers may agree.
+        """
         side = PositionSide.LONG if theirs.qty > 0 else PositionSide.SHORT
-        fills = opening_fills(await self._context.broker.fills(after=now - ADOPTION_HISTORY), symbol, theirs.qty)
+        history = [f for f in await self._context.broker.fills(after=now - ADOPTION_HISTORY) if f.symbol == symbol]
+        if self._context.on_symbol(symbol) is not None:
+            return  # discovered while we asked
+        fills = opening_fills(history, symbol, theirs.qty)
+        if not self._are_unbooked(fills, history):
+            fills = []  # they belong to a position that is closed: the answer lags
         evidence = "fill activities"
         if not fills:
+            if history and not unproven:
+                return
+            for past in history:
+                # All of it is in what the broker holds now.
+                tally = self._context.tally(past.order_id)
+                known = [f for f in history if f.order_id == past.order_id]
+                tally.qty = max(tally.qty, sum((f.qty for f in known), Decimal(0)))
+                tally.value = max(tally.value, sum((f.qty * f.price for f in known), Decimal(0)))
             fills = [
                 Fill(
                     f"adopted:{symbol}:{now.isoformat()}",
@@ -335,11 +380,21 @@ class Reconciler:
             evidence = "broker position; no fills found, entry time unknown"
         self._lifecycle.adopt(symbol, side, fills, now, evidence)
 
+    def _are_unbooked(self, chosen: list[Fill], history: list[Fill]) -> bool:
+        """Whether the books have room for these fills: what was booked of each order and they are at most its fills."""
+        for order_id in {fill.order_id for fill in chosen}:
+            whole = sum((f.qty for f in history if f.order_id == order_id), Decimal(0))
+            wanted = sum((f.qty for f in chosen if f.order_id == order_id), Decimal(0))
+            if self._context.tally(order_id).qty + wanted > whole:
+                return False
+        return True
+
 
 def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
     """The fills since the contract was last flat, when they add up to the signed quantity `qty`; else none.
 
-    Reads backwards from now: the running quantity before each fill must reach zero exactly where the episode began.
+    Reads backwards from now: the running quantity before each fill must reach zero where the episode began. A fill
+    that turned the position around belongs to it with the part that opened it.
     """
     mine = sorted((f for f in fills if f.symbol == symbol), key=lambda f: (f.at, f.execution_id))
     left = qty
@@ -349,5 +404,6 @@ def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
         if left == 0:
             return mine[index:]
         if (left > 0) != (qty > 0):
-            return []
+            opened = replace(fill, qty=fill.qty - abs(left), execution_id=f"{fill.execution_id}:opened")
+            return [opened, *mine[index + 1 :]] if opened.qty > 0 else []
     return []
