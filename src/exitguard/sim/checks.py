@@ -163,7 +163,7 @@ class Judge:
             self._check_row(account, rows.positions[number])
         for number in added:
             if number in rows.positions:  # else the ledger refused it
-                self._check_evidence(account, rows.positions[number])
+                self._check_evidence(account, rows.positions[number], batch.at)
 
     def _fold(self, account: str, row: PositionRecord, fill: Fill) -> None:
         if (account, fill.execution_id) in self._seen_fills:
@@ -212,11 +212,11 @@ class Judge:
                 text = f"{intent.client_order_id} is to close {intent.qty} of {row.quantity} {row.symbol}"
                 self._wrong("I1", account, text, row.symbol)
 
-    def _check_evidence(self, account: str, row: PositionRecord) -> None:
+    def _check_evidence(self, account: str, row: PositionRecord, decided_at: datetime) -> None:
         """A quantity that no order of ours explains must be what the broker held, now or a moment ago."""
         if row.status is PositionStatus.CLOSED:
             return
-        holdings, since = self._exchanges[account].holdings, self._now() - LAG
+        holdings, since = self._exchanges[account].holdings, decided_at - LAG
         signed = row.quantity * row.side.sign
         for (_, held), (until, _) in pairwise([*holdings, (self._now(), {})]):
             if until >= since and held.get(row.symbol, ZERO) == signed:
