@@ -63,7 +63,9 @@ def machine() -> str:
     if info.exists():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    return f"{os.cpu_count()} processors ({model}), {platform.system()}, Python {platform.python_version()}"
+    system = f"{platform.system()}, Python {platform.python_version()}"
+    # The minutes of the measurement itself; what exceeds one or two is somebody else's work.
+    return f"{os.cpu_count()} processors ({model}), {system}, load average {os.getloadavg()[1]:.1f}"
 
 
 def page(rows: dict[str, Measurement]) -> str:
