@@ -50,10 +50,9 @@ from exitguard.store.embedded_process import (
     port_is_free,
     postmaster,
     shorten,
-    try_lock,
     works_in,
-    write_private,
 )
+from exitguard.store.files import try_lock, write_private
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError", "PortInUse", "ServerInfo", "StateDirectoryError"]
 
@@ -212,7 +211,7 @@ class EmbeddedServer:
         handle = os.open(self._control / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             deadline = time.monotonic() + START_TIMEOUT + STOP_TIMEOUT
-            while not try_lock(handle, fcntl.LOCK_EX):
+            while not try_lock(handle):
                 if time.monotonic() > deadline:
                     raise EmbeddedServerError(f"another process has been holding {self._control / 'lock'} for too long")
                 time.sleep(POLL)
@@ -320,7 +319,7 @@ class EmbeddedServer:
         with self._locked():
             handle, self._hold_handle = self._hold_handle, None
             try:
-                alone = try_lock(handle, fcntl.LOCK_EX)
+                alone = try_lock(handle)
             finally:
                 os.close(handle)
             if not alone or (self._control / "keep").exists():

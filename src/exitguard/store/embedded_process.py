@@ -1,6 +1,5 @@
 """The machinery below the embedded server: its process, its files, its port."""
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -15,6 +14,7 @@ from urllib.parse import quote
 import psycopg
 
 from exitguard.store.embedded_place import EmbeddedServerError, Identity, StateDirectoryError, give_away
+from exitguard.store.files import sync_folder, write_private
 
 SUPERUSER = "exitguard_owner"
 HOST = "127.0.0.1"
@@ -159,41 +159,6 @@ def _check_socket_folder(folder: Path, identity: Identity) -> None:
     owner = os.geteuid() if identity.uid is None else identity.uid
     if found.st_uid != owner or folder.is_symlink():
         raise EmbeddedServerError(f"the socket folder {folder} belongs to somebody else: remove it")
-
-
-def try_lock(handle: int, kind: int) -> bool:
-    """Take a file lock if it is free."""
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600 so that it is either the old one or the whole new one."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            os.write(handle, content)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def environment() -> dict[str, str]:

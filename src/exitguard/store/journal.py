@@ -10,7 +10,6 @@ older generation left behind the tail is not read again.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -19,6 +18,7 @@ import zlib
 from pathlib import Path
 from typing import Self
 
+from exitguard.store.files import sync_folder, try_lock
 from exitguard.store.port import StoreError
 
 _MAGIC = b"XGJRNL01"
@@ -82,10 +82,8 @@ class Journal:
 
     @classmethod
     def _opened(cls, path: Path, handle: int, owner: str, size: int) -> Self:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise JournalInUse(f"another process writes the journal {path}") from error
+        if not try_lock(handle):
+            raise JournalInUse(f"another process writes the journal {path}")
         head = os.pread(handle, _PAGE, 0)
         if head.strip(b"\0"):
             generation = _read_head(path, head, owner)
@@ -95,7 +93,7 @@ class Journal:
             os.posix_fallocate(handle, 0, length)
             _write_all(handle, _head(generation, owner), 0)
             os.fsync(handle)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         journal = cls(path, handle, generation, length)
         journal._owner = owner
         journal._end += sum(_RECORD.size + len(record) for record in journal.records())
@@ -196,14 +194,6 @@ def _write_all(handle: int, content: bytes, position: int) -> None:
     done = 0
     while done < len(content):
         done += os.pwrite(handle, content[done:], position + done)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _explained(path: Path, error: OSError) -> JournalError:

@@ -1,7 +1,6 @@
 """Plays one demo from start to end: processes up, day conducted, books compared, processes down."""
 
 import asyncio
-import fcntl
 import os
 import signal
 import time
@@ -22,6 +21,7 @@ from exitguard.cli.demo.verify import Verdict, read_fills, read_state, verify
 from exitguard.cli.exits import CommandFailed, Exit
 from exitguard.config.paths import ensure_state_dir
 from exitguard.core.session import NEW_YORK, Session, table_calendar
+from exitguard.store.files import try_lock
 from exitguard.store.operator import Operator
 
 START_PATIENCE = 30.0
@@ -65,13 +65,11 @@ def only_demo(folder: Path) -> Iterator[None]:
     """Keep a second demo of the same state directory out; the kernel frees the lock of a killed one."""
     handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_lock(handle):
             raise CommandFailed(
                 f"another demo is playing in {folder}; wait for it, or set EXITGUARD_STATE_DIR to another folder",
                 Exit.TEMPORARY,
-            ) from error
+            )
         yield
     finally:
         os.close(handle)

@@ -1,11 +1,11 @@
 """Writes the demo's settings file and keys, so that every other command works on the demo afterwards."""
 
-import os
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
 from exitguard.cli.demo.venue import Addresses
 from exitguard.core.session import NEW_YORK, Session
+from exitguard.store.files import write_private
 
 # A stepped market plays hours in seconds: the venue's usual limit would be one of wall time.
 _REQUESTS_PER_MINUTE = 100_000
@@ -98,18 +98,8 @@ def settings_text(addresses: Addresses, database: str, hours: int) -> str:
 def write_settings(folder: Path, addresses: Addresses, database: str, hours: int) -> Path:
     """Write `exitguard.toml` and the key files beside it, readable by nobody else; returns the file."""
     for name, credential in addresses.accounts.items():
-        write_private(folder / f"{name}.key", credential.key)
-        write_private(folder / f"{name}.secret", credential.secret)
+        write_private(folder / f"{name}.key", credential.key.encode())
+        write_private(folder / f"{name}.secret", credential.secret.encode())
     path = folder / "exitguard.toml"
-    write_private(path, settings_text(addresses, database, hours))
+    write_private(path, settings_text(addresses, database, hours).encode())
     return path
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600, as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
