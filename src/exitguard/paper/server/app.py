@@ -13,6 +13,7 @@ from exitguard.paper.engine import Account, Exchange
 from exitguard.paper.server.asgi import PaperApp
 from exitguard.paper.server.host import Host
 from exitguard.paper.server.keeper import Keeper
+from exitguard.paper.server.protocol import bounded
 from exitguard.paper.server.settings import PaperSettings
 from exitguard.paper.server.state import StateFile
 
@@ -133,7 +134,7 @@ class PaperServer:
             config = uvicorn.Config(
                 self._app,
                 loop="none",
-                http="httptools",
+                http=bounded(self.settings.limits),
                 ws="websockets-sansio",
                 ws_max_size=self.settings.limits.largest_message,
                 lifespan="off",

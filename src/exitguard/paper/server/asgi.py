@@ -88,7 +88,7 @@ class PaperApp:
     async def _serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope["method"], scope["path"], query_of(scope), headers_of(scope))
         try:
-            request.body = await read_body(scope, receive)
+            request.body = await read_body(scope, receive, self.host.settings.limits.body_seconds)
             if request.path.startswith("/admin/"):
                 outcome: Response | Broken = await self._administer(request, scope)
             else:
@@ -99,6 +99,7 @@ class PaperApp:
             # What cannot be kept must not be confirmed; the exchange ends on its own.
             outcome = json_response({"code": 50010000, "message": str(error)}, 500)
         except ClientGone:
+            transport_of(send).abort()
             return
         if isinstance(outcome, EventStream):
             await send_events(outcome, receive, send, self._stopping)

@@ -17,10 +17,11 @@ DEFAULT_SYMBOLS = ("AAPL", "AMD", "AMZN", "F", "IBM", "META", "MSFT", "NVDA", "S
 
 @dataclass(frozen=True, slots=True)
 class SocketLimits:
-    """Limits of the sockets; None means no limit.
+    """Limits of connections; None means no limit.
 
     `backlog_bytes` is what may wait for one slow client before it is dropped. `stale_session_seconds` keeps the place
-    of a connection that has ended (90 on the real service after a drop). Wall seconds throughout.
+    of a connection that has ended (90 on the real service after a drop). A request's head is at
+    most `head_bytes` long and arrives within `head_seconds`, its body within `body_seconds`. Wall seconds throughout.
     """
 
     one_trade_stream_per_account: bool = True
@@ -31,6 +32,9 @@ class SocketLimits:
     auth_seconds: float = 10.0
     stale_session_seconds: float = 0.0
     largest_message: int = 1 << 20
+    head_bytes: int = 64 << 10
+    head_seconds: float = 60.0
+    body_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,12 +122,22 @@ class ClientGone(Exception):
     """The client closed the connection before its request was complete."""
 
 
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """Read the body. Raises ApiError 413 beyond MAX_BODY_BYTES, ClientGone when the client went away."""
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    too_large = ApiError(413, {"code": 41310000, "message": f"request body is larger than {MAX_BODY_BYTES} bytes"})
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise too_large
+async def read_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
+    """Read the body. Raises ApiError 413 beyond MAX_BODY_BYTES, ClientGone when it does not come within `seconds`."""
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+    if declared is not None and declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise _too_large()
+    if declared is None and not any(name == b"transfer-encoding" for name, _ in scope["headers"]):
+        # Most requests: there is nothing to wait for.
+        return await _read_body(receive)
+    try:
+        async with asyncio.timeout(seconds):
+            return await _read_body(receive)
+    except TimeoutError:
+        raise ClientGone from None
+
+
+async def _read_body(receive: Receive) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -137,10 +147,14 @@ async def read_body(scope: Scope, receive: Receive) -> bytes:
         part = message.get("body", b"")
         size += len(part)
         if size > MAX_BODY_BYTES:
-            raise too_large
+            raise _too_large()
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large() -> ApiError:
+    return ApiError(413, {"code": 41310000, "message": f"request body is larger than {MAX_BODY_BYTES} bytes"})
 
 
 async def send_response(send: Send, response: Response) -> None:
