@@ -258,8 +258,13 @@ class AccountManager:
             await self.reconciler.poll(patient=patient)
             now = self.context.clock.now()
             for tracked in list(self.context.positions.values()):
-                if tracked.holding.is_flat and tracked.closer is None:
+                if tracked.closer is not None:
+                    continue
+                if tracked.holding.is_flat:
                     await self._lifecycle.finish(tracked, now)
+                elif patient and tracked.record.status is PositionStatus.CLOSING:
+                    # No close may be without somebody who drives it, whatever became of its task.
+                    self._closer.resume(tracked, self.context.intents.get(tracked.record.close_client_order_id or ""))
             self._watch_symbols()
 
     async def _discover(self, *, patient: bool) -> None:
@@ -464,17 +469,22 @@ class AccountManager:
                     tracked.record.id,
                 )
             )
+            tracked.command_ids.append(command.id)  # answered when the last of them is closed
             marks = context.marks.get(tracked.record.symbol)
             if marks is not None:
                 self.watcher.look(marks, now)
-        # Answered when the last of them is closed.
-        chosen[-1].command_ids.append(command.id)
 
     # Ending -----------------------------------------------------------------------------------------------------
 
-    async def wait_for_closes(self, seconds: float) -> bool:
-        """Wait until no close is under way, at most `seconds` of real time; returns whether that came true."""
-        running = [t.closer for t in self.context.positions.values() if t.closer is not None]
+    async def wait_for_closes(self, seconds: float, *, restorations: bool = False) -> bool:
+        """Wait until no close is under way, at most `seconds` of real time; returns whether that came true.
+
+        With `restorations` those of brackets are waited for too.
+        """
+        positions = self.context.positions.values()
+        running = [t.closer for t in positions if t.closer is not None]
+        if restorations:
+            running += [t.restorer for t in positions if t.restorer is not None]
         if not running:
             return True
         _, pending = await asyncio.wait(running, timeout=seconds)

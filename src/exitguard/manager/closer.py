@@ -15,6 +15,7 @@ from typing import Any, assert_never
 from exitguard.broker.port import (
     Accepted,
     BrokerError,
+    BrokerIncomplete,
     BrokerRateLimited,
     BrokerRefused,
     Priority,
@@ -24,7 +25,6 @@ from exitguard.broker.port import (
 from exitguard.core import closing
 from exitguard.core.closing import ClosingState, Context, Effect, Observation, RefusalKind
 from exitguard.core.evaluate import Decision
-from exitguard.core.instrument import Instrument
 from exitguard.core.marks import WideStreak, judge
 from exitguard.core.orders import BrokerOrder, OrderRequest
 from exitguard.core.records import (
@@ -90,6 +90,32 @@ class Closer:
         # Behind the first step of the close: the line is written while the database writes the intent.
         asyncio.get_running_loop().call_soon(announce)
 
+    def take_over(self, tracked: Tracked, decision: Decision) -> None:
+        """Turn a reduction that is under way into a close: it must not keep a breach waiting."""
+        if not tracked.is_reducing or decision.rule is None:
+            return
+        context, now = self._context, self._context.clock.now()
+        tracked.trigger_price, tracked.trigger_at = decision.price, now
+        tracked.record = replace(
+            tracked.record,
+            status=PositionStatus.CLOSING,
+            close_reason=decision.rule,
+            close_started_at=now,
+            close_deadline=now + timedelta(seconds=tracked.policy.close_deadline_seconds),
+        )
+        context.ledger.post(
+            PutPosition(tracked.record),
+            AppendEvent(EventType.EXIT_TRIGGERED, now, decision.explain(), tracked.record.id),
+        )
+        context.log.warning(
+            f"EXIT TRIGGERED: {decision.rule.value}",
+            position=tracked.record.id,
+            symbol=tracked.record.symbol,
+            price=str(decision.price),
+            quantity=str(tracked.holding.qty),
+        )
+        tracked.news.set()
+
     def resume(self, tracked: Tracked, live: IntentRecord | None) -> None:
         """Go on with a close that an earlier process began; `live` is its intent without a proven end, if any.
 
@@ -100,7 +126,7 @@ class Closer:
         reason = tracked.record.close_reason or CloseReason.MANUAL_CLOSE
         state = self._state(tracked, reason, Decimal(0))
         if live is not None:
-            request = self._request_from(live, tracked.holding.instrument)
+            request = self._request_from(tracked, live)
             state = replace(state, phase=closing.Phase.RESOLVING, attempt=live.attempt, request=request)
         self._spawn(tracked, state)
 
@@ -122,10 +148,7 @@ class Closer:
             attempt=record.close_attempt,
         )
 
-    def _request_from(self, live: IntentRecord, instrument: Instrument) -> OrderRequest:
-        tracked = self._context.on_symbol(instrument.symbol)
-        if tracked is None:
-            raise AssertionError(f"no live position for intent {live.client_order_id}")
+    def _request_from(self, tracked: Tracked, live: IntentRecord) -> OrderRequest:
         return replace(
             closing.close_request(
                 self._state(tracked, CloseReason.MANUAL_CLOSE, Decimal(0)),
@@ -145,6 +168,9 @@ class Closer:
             while True:
                 try:
                     await self._drive(tracked, state)
+                    self._context.alarms.clear(
+                        f"closer:{tracked.record.id}", self._context.clock.now(), tracked.record.id
+                    )
                     return
                 except LeaseLost:
                     raise
@@ -162,7 +188,7 @@ class Closer:
                 await asyncio.sleep(min(30.0, 0.5 * 2.0 ** min(failures, 6)))
                 intent = self._context.intents.get(tracked.record.close_client_order_id or "")
                 if intent is not None:
-                    request = self._request_from(intent, tracked.holding.instrument)
+                    request = self._request_from(tracked, intent)
                     state = replace(
                         state, phase=closing.Phase.RESOLVING, attempt=intent.attempt, request=request, absences=0
                     )
@@ -173,12 +199,31 @@ class Closer:
 
     async def _drive(self, tracked: Tracked, state: ClosingState) -> None:
         if tracked.restorer is not None:
+            tracked.hurry.set()
             await asyncio.wait([tracked.restorer])  # its order must not appear behind our back
-        state, effect = closing.begin(state, self._view(tracked, first=True))
-        while not isinstance(effect, closing.Finish):
-            seen = await self._perform(tracked, state, effect)
-            state, effect = closing.advance(state, seen, self._view(tracked, first=False))
-        await self._finish(tracked, state)
+        while True:
+            state, effect = closing.begin(state, self._view(tracked, first=True))
+            while not isinstance(effect, closing.Finish):
+                seen = await self._perform(tracked, state, effect)
+                state = self._taken_over(tracked, state)
+                state, effect = closing.advance(state, seen, self._view(tracked, first=False))
+            await self._finish(tracked, state)
+            if not state.is_reduction or tracked.record.status is not PositionStatus.CLOSING:
+                return
+            # A breach came while the end of the reduction was recorded.
+            state = self._state(tracked, tracked.record.close_reason or state.reason, Decimal(0))
+
+    def _taken_over(self, tracked: Tracked, state: ClosingState) -> ClosingState:
+        record = tracked.record
+        if not state.is_reduction or record.status is not PositionStatus.CLOSING:
+            return state
+        return replace(
+            state,
+            keep_qty=Decimal(0),
+            reason=record.close_reason or state.reason,
+            started_at=record.close_started_at or state.started_at,
+            deadline=record.close_deadline or state.deadline,
+        )
 
     async def _finish(self, tracked: Tracked, state: ClosingState) -> None:
         context, now = self._context, self._context.clock.now()
@@ -188,9 +233,9 @@ class Closer:
         if tracked.holding.is_flat:
             await self._lifecycle.finish(tracked, now)
             return
-        tracked.record = replace(
-            tracked.record, close_reason=None, close_started_at=None, close_deadline=None, scaled_out=True
-        )
+        tracked.record = replace(tracked.record, scaled_out=True)
+        if tracked.record.status is PositionStatus.OPEN:
+            tracked.record = replace(tracked.record, close_reason=None, close_started_at=None, close_deadline=None)
         self._lifecycle.refresh_bracket(tracked, now)
         await context.ledger.commit(
             PutPosition(tracked.record),
@@ -242,7 +287,7 @@ class Closer:
                 case closing.Wait():
                     return await self._wait(tracked, state, effect)
                 case closing.ListOrders():
-                    orders = await self._context.broker.open_orders([tracked.record.symbol], Priority.EXIT)
+                    orders = await self._listed(tracked)
                     for order in orders:
                         self._fold(tracked, order, "orders")
                     return closing.OrdersListed(tuple(orders))
@@ -313,8 +358,23 @@ class Closer:
     async def _repair(self, tracked: Tracked) -> None:
         """Read the contract's orders since shortly before the entry and fold what was missed."""
         since = tracked.record.entry_time - timedelta(minutes=5)
-        for order in await self._context.broker.orders_since(since, [tracked.record.symbol]):
+        try:
+            orders = await self._context.broker.orders_since(since, [tracked.record.symbol])
+        except BrokerIncomplete as error:
+            orders = self._readable(tracked, error)
+        for order in orders:
             self._fold(tracked, order, "orders")
+
+    async def _listed(self, tracked: Tracked) -> list[BrokerOrder]:
+        try:
+            return await self._context.broker.open_orders([tracked.record.symbol], Priority.EXIT)
+        except BrokerIncomplete as error:
+            return self._readable(tracked, error)
+
+    def _readable(self, tracked: Tracked, error: BrokerIncomplete) -> list[BrokerOrder]:
+        """Go on with the orders that could be read: how much may be sold is asked of the position in any case."""
+        self._context.log.error("orders partly unreadable", position=tracked.record.id, reason=str(error))
+        return [row for row in error.rows if isinstance(row, BrokerOrder)]
 
     async def _submit(self, tracked: Tracked, request: OrderRequest, attempt: int) -> Observation:
         context, now = self._context, self._context.clock.now()

@@ -409,6 +409,7 @@ class Lifecycle:
         operations += [
             FinishCommand(command, True, f"closed {record.symbol} at {exit_price:.4f}: {reason.value}", now)
             for command in tracked.command_ids
+            if not any(command in other.command_ids for other in self._context.positions.values())
         ]
         return operations
 

@@ -5,6 +5,7 @@ position is closed instead. Whatever still rests of the old bracket is cleared f
 """
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from decimal import Decimal
 
@@ -46,6 +47,9 @@ class Restorer:
         """Begin a restoration; nothing happens when one, or a close, is under way."""
         if tracked.restorer is not None or tracked.is_closing:
             return
+        if tracked.bracket_missing_since is None:
+            tracked.bracket_missing_since = self._context.clock.now()  # it was lost while no orders were taken
+        tracked.hurry.clear()
         name = f"restore {tracked.record.account_name}/{tracked.record.id}"
         tracked.restorer = self._context.spawn(self._guard(tracked), name)
 
@@ -61,10 +65,16 @@ class Restorer:
             self._failed(tracked, repr(error))
         finally:
             # The next look decides: covered, another try, or (past the grace) a close.
-            await asyncio.sleep(RETRY_WAIT if tracked.bracket is Bracket.MISSING else 0)
+            if tracked.bracket is Bracket.MISSING:
+                await self._pause(tracked, RETRY_WAIT)
             tracked.restorer = None
             if tracked.record.id in self._context.positions:
                 self._context.marks.attach(tracked)  # the band opens: the next quote decides anew
+
+    async def _pause(self, tracked: Tracked, seconds: float) -> None:
+        """Wait, but not while a close waits for us."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(tracked.hurry.wait(), seconds)
 
     async def _restore(self, tracked: Tracked) -> None:
         context = self._context
@@ -116,10 +126,14 @@ class Restorer:
     async def _resolve(self, tracked: Tracked, intent: IntentRecord) -> None:
         """An unknown outcome: look the id up until the broker proves one or the other."""
         for lookup in range(LOOKUPS):
-            await asyncio.sleep(0.2 * 2**lookup)
+            await self._pause(tracked, 0.2 * 2**lookup)
             order = await self._context.broker.order_by_client_id(intent.client_order_id)
             if order is not None:
                 self._accepted(tracked, Accepted(order))
+                return
+            if tracked.hurry.is_set():
+                # The close clears whatever rests; should the order arrive even later, the broker refuses one of both.
+                self._context.ledger.post(self._context.put_intent(replace(intent, status=IntentStatus.UNKNOWN)))
                 return
         detail = f"not found at the broker after {LOOKUPS} look-ups"
         self._context.ledger.post(
@@ -140,7 +154,9 @@ class Restorer:
             if attempt % 5 == 0:
                 for order in resting:
                     await context.broker.cancel(order.id, Priority.PROTECT)
-            await asyncio.sleep(CLEAR_WAIT)
+            if tracked.hurry.is_set():
+                return False
+            await self._pause(tracked, CLEAR_WAIT)
         return False
 
     def _request(self, tracked: Tracked) -> OrderRequest | None:

@@ -148,7 +148,7 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
         if options.once:
             await manager.refresh()
             await manager.sweep()
-            await manager.wait_for_closes(ONCE_WAIT_SECONDS)
+            await manager.wait_for_closes(ONCE_WAIT_SECONDS, restorations=True)
             await manager.sweep()
         else:
             loops += [

@@ -16,6 +16,7 @@ class Tracked:
     """A position under management.
 
     `news` is set whenever something about the contract arrives (fill, order update); closers wait on it.
+    `hurry` is set when a close waits for a restoration.
     `trigger_price` and `trigger_at` are the mark and the moment of the breach, for measuring slippage.
     """
 
@@ -42,11 +43,17 @@ class Tracked:
     closer: asyncio.Task[None] | None = None
     restorer: asyncio.Task[None] | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_closing(self) -> bool:
         """Whether a close or a reduction is under way."""
         return self.closer is not None or self.record.status is PositionStatus.CLOSING
+
+    @property
+    def is_reducing(self) -> bool:
+        """Whether a reduction is under way."""
+        return self.closer is not None and self.record.status is PositionStatus.OPEN
 
     @property
     def signed_qty(self) -> Decimal:
@@ -78,11 +85,7 @@ class Tracked:
     def protection(self, now: datetime) -> Protection:
         """The worst thing that is true of it now."""
         record = self.record
-        if (
-            record.status is PositionStatus.CLOSING
-            and record.close_deadline is not None
-            and now > record.close_deadline
-        ):
+        if self.is_closing and record.close_deadline is not None and now > record.close_deadline:
             return Protection.STUCK
         if self.blind_since is not None:
             return Protection.BLIND

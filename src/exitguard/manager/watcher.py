@@ -105,6 +105,8 @@ class Watcher:
         decision = evaluate(tracked.watched(), view, now, self._context.session(now), tracked.policy)
         if not tracked.is_closing:
             self._act(tracked, decision, now)
+        elif decision.action is Action.CLOSE:
+            self._closer.take_over(tracked, decision)
         self._remember(tracked, decision, view, now)
         if tracked.unevaluated:
             tracked.unevaluated = False
@@ -258,6 +260,12 @@ class Watcher:
                 record.id,
                 attempt=record.close_attempt,
             )
+        else:
+            context.alarms.clear(f"stuck:{record.id}", now, record.id)
+        if tracked.bracket_missing_since is not None and not context.can_trade(
+            tracked.holding.instrument, now, tracked.policy
+        ):
+            tracked.bracket_missing_since = None  # nobody can restore it now
         since = tracked.bracket_missing_since
         threshold = timedelta(seconds=tracked.policy.alarms.naked_seconds)
         if state is Protection.NAKED and since is not None and now - since >= threshold:
