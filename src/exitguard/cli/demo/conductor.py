@@ -25,8 +25,8 @@ from exitguard.store.operator import Operator
 MINUTE_PATIENCE = 30.0
 # Wall seconds that a dispatcher may take to look at new signals before the day goes on without it.
 SIGNAL_PATIENCE = 3.0
-# Wall seconds that closes under way get at the end of each market minute.
-CLOSE_PATIENCE = 0.15
+# Wall seconds that closes under way may take at the end of a market minute before the day goes on without them.
+CLOSE_PATIENCE = 3.0
 _SIGNAL_LIFE = timedelta(minutes=10)
 _POLL = 0.004
 _CENT = Decimal("0.01")
@@ -225,13 +225,23 @@ class Conductor:
             await asyncio.sleep(_POLL)
 
     async def _closes_settle(self) -> None:
-        """Give closes under way a moment of real time: a minute of this market is shorter than a round trip.
+        """Wait for closes that the managers are busy with: a minute of this market is shorter than a round trip.
 
-        Bounded, because a resting limit needs the market to move on before it is re-priced.
+        A close whose order rests at the exchange waits for the market, not for us, so the market goes on.
         """
         deadline = time.monotonic() + CLOSE_PATIENCE
         while time.monotonic() < deadline:
-            if not any(row["status"] == "closing" for row in await self._ledger.live_rows()):
+            closing = [row for row in await self._ledger.live_rows() if row["status"] == "closing"]
+            if not closing:
+                return
+            state = await self._venue.state()
+            resting = {
+                (name, order["symbol"])
+                for name, account in state.items()
+                for order in account["open_orders"]
+                if order["order_class"] in ("", "simple")
+            }
+            if all((row["account_name"], row["symbol"]) in resting for row in closing):
                 return
             await asyncio.sleep(_POLL)
 
