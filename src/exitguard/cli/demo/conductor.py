@@ -26,7 +26,7 @@ MINUTE_PATIENCE = 30.0
 # Wall seconds that a dispatcher may take to look at new signals before the day goes on without it.
 SIGNAL_PATIENCE = 3.0
 # Wall seconds that closes under way may take at the end of a market minute before the day goes on without them.
-CLOSE_PATIENCE = 3.0
+CLOSE_PATIENCE = 1.0
 _SIGNAL_LIFE = timedelta(minutes=10)
 _POLL = 0.004
 _CENT = Decimal("0.01")
