@@ -5,6 +5,7 @@ orders and activities are read. A failed query changes nothing; too many vanishe
 and ask (I11).
 """
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -29,6 +30,8 @@ STRIKES_GONE = 3
 STRIKES_UNPROVEN = 10
 # An order of ours that nobody follows is looked up once it is this old: it may still be on its way.
 INTENT_PATIENCE = timedelta(seconds=30)
+# Orders folded before others get a turn: an exit must not wait for a whole poll.
+ORDERS_AT_ONCE = 20
 # How far back fills are read for the true entry of an untracked position.
 ADOPTION_HISTORY = timedelta(days=90)
 _LAPSES = {"OPEXP": CloseReason.EXPIRED, "OPEXC": CloseReason.EXERCISED, "OPASN": CloseReason.ASSIGNED}
@@ -128,8 +131,10 @@ class Reconciler:
             context.log.error("open orders partly unreadable", reason=str(error))
             return
         seen = {member.id for order in listed for member in order.family()}
-        for order in listed:
+        for number, order in enumerate(listed, 1):
             self._lifecycle.apply_order(order, None, context.clock.now(), "orders")
+            if number % ORDERS_AT_ONCE == 0:
+                await asyncio.sleep(0)
         for known in [o for o in context.orders.values() if o.is_open and o.id not in seen]:
             if known.submitted_at is not None and known.submitted_at > asked_at:
                 continue
