@@ -83,7 +83,6 @@ class Conductor:
         self._expiries = sorted({c.expiry for c in contracts if c.expiry > session.day})
         self.watch = BreachWatch(session.close)
         self.trouble: list[str] = []
-        self._refusing: tuple[int, str] | None = None
         self.minutes = int((session.close - session.open).total_seconds() // 60)
         self.played = 0
 
@@ -176,12 +175,6 @@ class Conductor:
             case Trouble.BAD_QUOTES:
                 await venue.fault("quote_crossed", symbol=provocation.symbols[0], count=6)
                 return provocation.symbols[0]
-            case Trouble.ACCEPT_AGAIN:
-                if self._refusing is None:
-                    return None
-                number, symbol = self._refusing
-                await venue.remove_fault(number)
-                return symbol
         held = await self._held(account, provocation.symbols)
         return await self._hit(provocation.trouble, account, held) if held is not None else None
 
@@ -191,8 +184,7 @@ class Conductor:
         if trouble in (Trouble.CANCEL_LEG, Trouble.REFUSE_RESTORE) and not await venue.cancel_stop_leg(account, symbol):
             return None
         if trouble is Trouble.REFUSE_RESTORE:
-            number = await venue.fault("accepted_then_rejected", account=account, symbol=symbol)
-            self._refusing = (number, symbol)
+            await venue.fault("accepted_then_rejected", account=account, symbol=symbol, count=2)
         elif trouble is Trouble.EXTERNAL_CLOSE:
             await venue.fault("external_close", account=account, symbol=symbol)
         elif trouble is Trouble.MANUAL_CLOSE:

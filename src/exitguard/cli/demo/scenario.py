@@ -48,7 +48,6 @@ class Trouble(StrEnum):
 
     CANCEL_LEG = "cancel_leg"
     REFUSE_RESTORE = "refuse_restore"
-    ACCEPT_AGAIN = "accept_again"
     EXTERNAL_CLOSE = "external_close"
     MANUAL_CLOSE = "manual_close"
     LOSE_ANSWER = "lose_answer"
@@ -58,8 +57,7 @@ class Trouble(StrEnum):
 
 TROUBLE_IN_WORDS = {
     Trouble.CANCEL_LEG: "somebody cancels the stop of {symbol} at the broker",
-    Trouble.REFUSE_RESTORE: "the stop of {symbol} is cancelled and the broker rejects every new one",
-    Trouble.ACCEPT_AGAIN: "the broker takes orders of {symbol} again",
+    Trouble.REFUSE_RESTORE: "the stop of {symbol} is cancelled and the broker rejects the next two",
     Trouble.EXTERNAL_CLOSE: "somebody closes {symbol} on the broker's dashboard",
     Trouble.MANUAL_CLOSE: "an operator asks to close {symbol}",
     Trouble.LOSE_ANSWER: "the broker accepts the next order, its answer is lost (504)",
@@ -96,7 +94,6 @@ def make_day(seed: int, minutes: int) -> Day:
         Provocation(35, LARGE, Trouble.CANCEL_LEG, ("IBM", "META", "AMZN")),
         Provocation(48, LARGE, Trouble.BAD_QUOTES, ("MSFT",)),
         Provocation(55, LARGE, Trouble.REFUSE_RESTORE, ("SPY", "NVDA", "AMD")),
-        Provocation(58, LARGE, Trouble.ACCEPT_AGAIN),
         Provocation(70, LARGE, Trouble.EXTERNAL_CLOSE, ("AMZN", "META")),
         Provocation(80, TINY, Trouble.CUT_STREAM),
         Provocation(95, LARGE, Trouble.MANUAL_CLOSE, ("META", "NVDA")),
