@@ -10,6 +10,7 @@ from exitguard.core.session import SessionCalendar
 from exitguard.paper.engine.accounts import Accounts
 from exitguard.paper.engine.admission import Admission
 from exitguard.paper.engine.balances import available_quantity
+from exitguard.paper.engine.corporate import CorporateActions
 from exitguard.paper.engine.daily import TradingDay
 from exitguard.paper.engine.desk import Desk
 from exitguard.paper.engine.extras import Extras
@@ -67,8 +68,9 @@ class Exchange:
         self._positions = Positions(venue, self._desk, self._lifecycle)
         self._settlement = Settlement(venue, self._ledger, self._lifecycle, self._positions)
         self._extras = Extras(venue)
+        corporate = CorporateActions(venue, self._lifecycle, self._settlement, self._extras)
         self._interventions = Interventions(
-            venue, self._desk, self._lifecycle, self._positions, self._settlement, self._extras
+            venue, self._desk, self._lifecycle, self._positions, self._settlement, corporate
         )
         self._day = TradingDay(venue, self._lifecycle, self._matcher, self._settlement, self._listing)
         revival = Revival(venue, self._lifecycle, multileg, self._desk, self._extras, self._accounts.take_over)

@@ -4,11 +4,9 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from exitguard.core.errors import InvalidInput
-from exitguard.core.instrument import parse_instrument
+from exitguard.paper.engine.corporate import CorporateActions
 from exitguard.paper.engine.desk import Desk
 from exitguard.paper.engine.errors import unprocessable
-from exitguard.paper.engine.extras import Extras
 from exitguard.paper.engine.faults import Fault
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.model import ONE, Account, Asset, Order, Position
@@ -16,7 +14,6 @@ from exitguard.paper.engine.positions import Positions
 from exitguard.paper.engine.request import Draft
 from exitguard.paper.engine.settlement import Settlement
 from exitguard.paper.engine.venue import Venue
-from exitguard.paper.engine.wire import CENT
 
 _FLIP_TRIES = 1_000
 
@@ -31,14 +28,14 @@ class Interventions:
         lifecycle: Lifecycle,
         positions: Positions,
         settlement: Settlement,
-        extras: Extras,
+        corporate: CorporateActions,
     ) -> None:
         self._venue = venue
         self._desk = desk
         self._lifecycle = lifecycle
         self._positions = positions
         self._settlement = settlement
-        self._extras = extras
+        self._corporate = corporate
 
     def happen(self, fault: Fault) -> None:
         """Carry an event fault out. Raises ApiError 422 when it names nothing that exists."""
@@ -137,50 +134,14 @@ class Interventions:
         return [asset, *(other for other in self._venue.assets.values() if other.underlying is asset)]
 
     def _split(self, fault: Fault) -> None:
-        """A stock split: quantities times the ratio, prices divided by it; open orders of the stock are cancelled."""
-        asset = self._asset(fault)
-        if asset.is_option:
-            raise unprocessable("only a stock can split")
-        ratio = self._number(fault, "ratio", Decimal(2))
-        for account in self._venue.accounts.values():
-            for order in [order for order in account.open.values() if order.symbol == asset.symbol]:
-                self._lifecycle.finish(order, "canceled")
-            position = account.positions.get(asset.symbol)
-            if position is not None:
-                before = position.qty
-                position.qty = before * ratio
-                position.average = position.average / ratio
-                change = position.qty - before
-                self._settlement.remember(account, "SPLIT", asset.symbol, change, f"Stock Split {asset.symbol}")
-        asset.lastday_price = (asset.lastday_price / ratio).quantize(CENT)
-        asset.print_price = (asset.price / ratio).quantize(CENT)
-        asset.good = None
-        self._extras.announce("split", asset.symbol, {"old_rate": "1", "new_rate": ratio})
+        stock = self._stock(fault)
+        self._corporate.split(stock, self._number(fault, "ratio", Decimal(2)))
 
     def _symbol_change(self, fault: Fault) -> None:
-        """A stock gets a new symbol; its id stays, its open orders are cancelled."""
-        asset = self._asset(fault)
         new = fault.parameters.get("new_symbol")
-        if asset.is_option or not isinstance(new, str):
-            raise unprocessable("symbol_change needs a stock and parameters.new_symbol")
-        try:
-            name = parse_instrument(new).symbol
-        except InvalidInput as error:
-            raise unprocessable(str(error)) from error
-        if name in self._venue.assets:
-            raise unprocessable(f"{name} is listed already")
-        old = asset.symbol
-        for account in self._venue.accounts.values():
-            for order in [order for order in account.open.values() if order.symbol == old]:
-                self._lifecycle.finish(order, "canceled")
-            position = account.positions.pop(old, None)
-            if position is not None:
-                account.positions[name] = position
-                self._settlement.remember(account, "NC", name, position.qty, f"Name Change {old} to {name}")
-        del self._venue.assets[old]
-        asset.symbol = name
-        self._venue.assets[name] = asset
-        self._extras.announce("name_change", old, {"target_symbol": name})
+        if not isinstance(new, str):
+            raise unprocessable("symbol_change needs parameters.new_symbol")
+        self._corporate.rename(self._stock(fault), new)
 
     # Arguments --------------------------------------------------------------------------------------------------------
 
@@ -195,6 +156,12 @@ class Interventions:
         asset = self._venue.assets.get(fault.symbol or "")
         if asset is None:
             raise unprocessable(f"{fault.kind} needs a listed symbol, was {fault.symbol!r}")
+        return asset
+
+    def _stock(self, fault: Fault) -> Asset:
+        asset = self._asset(fault)
+        if asset.is_option:
+            raise unprocessable(f"{fault.kind} needs a stock, {asset.symbol} is an option contract")
         return asset
 
     def _held(self, fault: Fault) -> tuple[Account, Position]:

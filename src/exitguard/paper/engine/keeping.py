@@ -83,6 +83,11 @@ class Keeping:
         """Every stock listed."""
         return [asset for asset in self._venue.assets.values() if not asset.is_option]
 
+    def assets(self, identifiers: Iterable[str]) -> list[Asset]:
+        """Assets by their identifiers, as far as they are still listed."""
+        listed = self._venue.assets_by_id
+        return [listed[identifier] for identifier in identifiers if identifier in listed]
+
     def needed_options(self) -> list[Asset]:
         """Every option contract held."""
         return [

@@ -231,15 +231,15 @@ class Matcher:
         name, symbol = order.account.name, order.symbol
         fault = venue.faults.strike("partial_fill_then_cancel", account=name, symbol=symbol)
         if fault is not None:
-            return _part(qty, fault.number("fraction", 0.5)), "cancel"
+            return part_of(qty, fault.number("fraction", 0.5)), "cancel"
         fault = venue.faults.strike("partial_fill", account=name, symbol=symbol)
         if fault is not None:
-            return _part(qty, fault.number("fraction", 0.5)), "refill"
+            return part_of(qty, fault.number("fraction", 0.5)), "refill"
         probability = venue.settings.partial_fill_probability
         if probability and order.time_in_force != "fok":
             chance = order.account.identifiers.chance
             if chance.random() < probability:
-                return _part(qty, chance.random()), "refill"
+                return part_of(qty, chance.random()), "refill"
         if venue.settings.respect_sizes and quote is not None:
             self._take(asset.book, order.side, qty)
         return qty, why
@@ -308,7 +308,7 @@ def _shares_for(order: Order, price: Decimal) -> Decimal:
     return ((order.notional or ZERO) / price).quantize(_SHARE_STEP, ROUND_DOWN)
 
 
-def _part(qty: Decimal, fraction: float) -> Decimal:
+def part_of(qty: Decimal, fraction: float) -> Decimal:
     """A part of a quantity: whole units when it is whole, and at least one; all of it when it cannot be divided."""
     share = Decimal(str(round(fraction, 6)))
     if qty == qty.to_integral_value():

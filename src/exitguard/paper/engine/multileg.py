@@ -12,7 +12,7 @@ from exitguard.paper.engine.balances import balances, short_option_requirement
 from exitguard.paper.engine.errors import forbidden, insufficient_options_buying_power, unprocessable
 from exitguard.paper.engine.ledger import Ledger
 from exitguard.paper.engine.lifecycle import Lifecycle
-from exitguard.paper.engine.matching import Matcher
+from exitguard.paper.engine.matching import Matcher, part_of
 from exitguard.paper.engine.model import ZERO, Account, Asset, Order
 from exitguard.paper.engine.request import Draft
 from exitguard.paper.engine.sessions import REGULAR
@@ -176,7 +176,7 @@ class MultiLeg:
         for root in list(waiting.values()):
             if not root.is_open:
                 self._forget(root)
-            elif root.status in ("new", "pending_cancel"):
+            elif root.status in ("new", "partially_filled", "pending_cancel"):
                 self.match(root)
 
     def _forget(self, root: Order) -> None:
@@ -235,12 +235,12 @@ class MultiLeg:
             if (leg.is_closing and against < leg.remaining) or (not leg.is_closing and against > 0):
                 self._lifecycle.finish(root, "canceled")
                 return
-        qty = root.remaining
+        qty, why = self._executable(root)
         views = []
         for leg, price in zip(root.legs, prices, strict=True):
             if leg.asset is None:
                 continue
-            execution = self._ledger.book(leg, leg.asset, leg.remaining, price)
+            execution = self._ledger.book(leg, leg.asset, min(qty * (leg.ratio or 1), leg.remaining), price)
             views.append(
                 {
                     "execution_id": execution.execution_id,
@@ -251,14 +251,19 @@ class MultiLeg:
                     "timestamp": timestamp(execution.at),
                 }
             )
-        root.filled_qty = qty
-        root.filled_value = net * qty
-        root.status = "filled"
-        root.filled = root.updated = venue.stamp()
-        venue.retire(root)
-        self._forget(root)
+        root.filled_qty += qty
+        root.filled_value += net * qty
+        root.updated = venue.stamp()
+        if root.remaining:
+            root.status = "partially_filled"
+            venue.reserve(root, root.unit_cost * root.remaining)
+        else:
+            root.status = "filled"
+            root.filled = root.updated
+            venue.retire(root)
+            self._forget(root)
         venue.emit(
-            "fill",
+            "partial_fill" if root.remaining else "fill",
             root,
             execution_id=account.identifiers.uuid(),
             price=text(net),
@@ -267,3 +272,26 @@ class MultiLeg:
             position_qtys={leg.symbol: text(account.position_qty(leg.symbol)) for leg in root.legs},
             legs=views,
         )
+        if root.is_open and why == "cancel":
+            self._lifecycle.finish(root, "canceled")
+        elif root.is_open:
+            venue.schedule(venue.settings.refill_delay, lambda: self._again(root))
+
+    def _again(self, root: Order) -> None:
+        if root.is_open:
+            self.match(root)
+
+    def _executable(self, root: Order) -> tuple[Decimal, str]:
+        """How many spreads fill at once, and what becomes of the rest: a later try or a cancel. Whole spreads only."""
+        venue = self._venue
+        left, name, symbol = root.remaining, root.account.name, root.legs[0].symbol
+        fault = venue.faults.strike("partial_fill_then_cancel", account=name, symbol=symbol)
+        if fault is not None:
+            return part_of(left, fault.number("fraction", 0.5)), "cancel"
+        fault = venue.faults.strike("partial_fill", account=name, symbol=symbol)
+        if fault is not None:
+            return part_of(left, fault.number("fraction", 0.5)), ""
+        chance, probability = root.account.identifiers.chance, venue.settings.partial_fill_probability
+        if probability and chance.random() < probability:
+            return part_of(left, chance.random()), ""
+        return left, ""

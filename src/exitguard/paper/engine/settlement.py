@@ -18,6 +18,7 @@ from exitguard.paper.engine.venue import Venue
 from exitguard.paper.engine.views import Json
 from exitguard.paper.engine.wire import activity_id, money, new_york_date, text, timestamp
 
+_EXCHANGES = {"NC": "Name Change", "OPCA": "Option Contract Adjustment"}
 EXERCISE_THRESHOLD = Decimal("0.01")
 
 
@@ -158,6 +159,15 @@ class Settlement:
     def remember(self, account: Account, kind: str, symbol: str, qty: Decimal, description: str) -> None:
         """Note a non-trade activity without money, to be posted on the next morning."""
         self._remember(account, kind, symbol, qty, ZERO, ZERO, description, account.identifiers.uuid())
+
+    def remember_exchange(
+        self, account: Account, kind: str, old: tuple[str, Decimal], new: tuple[str, Decimal]
+    ) -> None:
+        """Note that a holding became another one: both sides of it, in one group."""
+        group = account.identifiers.uuid()
+        description = f"{_EXCHANGES[kind]} {old[0]} to {new[0]}"
+        self._remember(account, kind, old[0], -old[1], ZERO, ZERO, description, group)
+        self._remember(account, kind, new[0], new[1], ZERO, ZERO, description, group)
 
     def post_activities(self) -> None:
         """The morning after: yesterday's non-trade activities appear."""

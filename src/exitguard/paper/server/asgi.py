@@ -24,13 +24,13 @@ from exitguard.paper.server.wire import (
     Scope,
     Send,
     error_response,
+    hang_up,
     headers_of,
     html_response,
     json_response,
     query_of,
     read_body,
     send_response,
-    transport_of,
 )
 from exitguard.paper.server.wire_faults import Broken, WireFaults, hold_silent, rate_headers, rate_limited
 
@@ -99,7 +99,7 @@ class PaperApp:
             # What cannot be kept must not be confirmed; the exchange ends on its own.
             outcome = json_response({"code": 50010000, "message": str(error)}, 500)
         except ClientGone:
-            transport_of(send).abort()
+            await hang_up(receive, send)
             return
         if isinstance(outcome, EventStream):
             await send_events(outcome, receive, send, self._stopping)
@@ -109,7 +109,7 @@ class PaperApp:
             return
         if outcome is Broken.SILENCE:
             await hold_silent(receive, self._stopping)
-        transport_of(send).abort()
+        await hang_up(receive, send)
 
     async def _administer(self, request: Request, scope: Scope) -> Response:
         """The admin API has no credentials: it answers this machine only, whatever address the exchange listens on."""

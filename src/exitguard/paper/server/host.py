@@ -232,7 +232,21 @@ class Host:
             self._listed[self._listed.index(symbol)] = new
         elif fault.kind in ("halt", "resume"):
             self.change_status(StatusChange(symbol, fault.kind == "halt"))
+        if fault.kind in ("split", "symbol_change"):
+            self._follow_new_contracts(symbol)
         return fault
+
+    def _follow_new_contracts(self, underlying: str) -> None:
+        """The contracts of a stock have other symbols now: forget the old ones, price those that are needed."""
+        player = self.player
+        old = {symbol for symbol in player.board.followed() if parse_instrument(symbol).underlying == underlying}
+        player.board.unfollow(old)
+        recorded = {symbol for symbol in player.recorded_options if parse_instrument(symbol).underlying == underlying}
+        # A recording goes on under symbols that are no more; the model takes over.
+        player.recorded_options -= recorded
+        player.held |= recorded
+        player.tape.forget_quotes(old | recorded)
+        self.need_contracts(self._needed_contracts())
 
     def change_status(self, change: StatusChange) -> None:
         """Halt or resume a stock now, on the feeds too."""

@@ -152,6 +152,7 @@ class StateFile:
     def _kept(self, meta: dict[str, Any], starts: int) -> Kept:
         kept = Kept(starts, meta["stamp"], meta["sequence"], announcements=meta["announcements"])
         for identifier, record, price in self._db.execute("SELECT id, record, price FROM assets"):
+            self._written["asset", identifier] = record + price
             kept.assets.append(orjson.loads(record))
             kept.prices[identifier] = orjson.loads(price)
         for name, record in self._db.execute(_ACCOUNTS):
@@ -284,7 +285,8 @@ class StateFile:
     def _write_small(self, keeping: Keeping) -> None:
         for asset in keeping.stocks():
             self._write_asset(asset)
-        for asset in keeping.needed_options():
+        known = [identifier for kind, identifier in self._written if kind == "asset"]
+        for asset in [*keeping.needed_options(), *keeping.assets(known)]:
             self._write_asset(asset)
         self._set("announcements", keeping.announcements())
         if self._market_terms is not None:

@@ -166,6 +166,13 @@ async def send_response(send: Send, response: Response) -> None:
     await send({"type": "http.response.body", "body": response.body})
 
 
+async def hang_up(receive: Receive, send: Send) -> None:
+    """Cut the connection without an answer, and see it gone: uvicorn complains of handlers that leave before."""
+    transport_of(send).abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def transport_of(send: Send) -> asyncio.Transport:
     """The connection under an ASGI `send` of uvicorn, for faults that cut it and for the size of its backlog."""
     transport = getattr(getattr(send, "__self__", None), "transport", None)
