@@ -146,6 +146,8 @@ class Player:
                 self._check_forward(to)
                 if speed is None:
                     await self._play_to(to, breathe_every=1)
+                    # Without a round on the way nothing has waited yet for orders that are being taken.
+                    await self._settle()
                     return
                 loop = asyncio.get_running_loop()
                 begun, origin = loop.time(), self.clock.reached
