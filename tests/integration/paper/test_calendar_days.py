@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.integration.paper.conftest import Client, running
 
+from exitguard.core.session import NEW_YORK
 from exitguard.paper.market.generated import GeneratorSettings
 from exitguard.paper.market.player import Shown
 
@@ -55,8 +56,9 @@ async def test_f115_thanksgiving_and_its_early_close() -> None:
         clock = await to(client, "2026-11-27T13:00:01")
         assert (clock["is_open"], clock["next_open"]) == (False, "2026-11-30T09:30:00-05:00")
         assert [await status_of(client, each) for each in (last, good)] == ["expired", "new"]
-        days = {at.astimezone(UTC).date().isoformat() for at in times}
-        assert "2026-11-26" not in days
+        # Wednesday's evening is already Thursday in UTC: market days are New York's.
+        days = {at.astimezone(NEW_YORK).date().isoformat() for at in times}
+        assert days == {"2026-11-25", "2026-11-27"}
 
 
 async def test_f107_both_clock_changes_move_the_open_in_utc() -> None:
