@@ -92,7 +92,7 @@ async def contracts_near(floor: Floor, underlying: str, kind: str) -> str:
     return min((abs(parse_instrument(c.symbol).strike - quote.mid), c.symbol) for c in found)[1]
 
 
-async def test_every_exit_of_a_real_day_is_the_one_that_the_bars_demand(database_url: str) -> None:
+async def test_f148_every_exit_of_a_real_day_is_the_one_that_the_bars_demand(database_url: str) -> None:
     settings = PaperSettings(CASH, replay=DATA, symbols=STOCKS, start=START, paused=True)
     async with PaperServer(settings) as server, open_floor(server, database_url) as floor:
         for name, policy in POLICIES.items():

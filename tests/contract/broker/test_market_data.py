@@ -333,7 +333,7 @@ async def test_the_connection_limit_of_a_half_dead_session_is_waited_out(venue: 
 @pytest.mark.parametrize(
     ("code", "after"), [(402, "connected"), (401, "authenticated"), (409, "connected"), (409, "authenticated")]
 )
-async def test_f134_a_missing_entitlement_is_a_typed_error_and_not_a_loop(
+async def test_f56_f134_a_missing_entitlement_is_a_typed_error_and_not_a_loop(
     venue: FakeVenue, code: int, after: str
 ) -> None:
     venue.on_connect(STOCK, error(code, "no", after=after))
@@ -361,7 +361,7 @@ async def test_other_errors_reconnect_with_their_reason(venue: FakeVenue, code: 
     assert f"{code} trouble" in sink.downs[0].reason
 
 
-async def test_a_mute_socket_and_an_unanswered_request_are_given_up(venue: FakeVenue) -> None:
+async def test_f99_a_mute_socket_and_an_unanswered_request_are_given_up(venue: FakeVenue) -> None:
     async def mute(peer: Peer) -> None:
         await peer.stay()
 

@@ -325,7 +325,7 @@ async def test_a_delete_on_a_dead_kept_alive_connection_is_not_repeated(venue: F
 # Budget and bounds
 
 
-async def test_an_exit_is_not_held_up_by_reads_that_hang(venue: FakeVenue) -> None:
+async def test_f99_an_exit_is_not_held_up_by_reads_that_hang(venue: FakeVenue) -> None:
     broker = make_broker(venue, timeouts=Timeouts(total=5.0))
     venue.on("GET", "/v2/positions", HANG)
     venue.on("POST", "/v2/orders", echo)

@@ -36,7 +36,7 @@ from exitguard.store.port import AccountMismatch, LeaseHeld, LeaseLost, StoreRej
 CALL = "AAPL240315C00100000"
 
 
-async def test_a_batch_becomes_true_together_and_is_read_back(world: World) -> None:
+async def test_f145_a_batch_becomes_true_together_and_is_read_back(world: World) -> None:
     store, lease = await leased(world, "large")
     row, order = position("large"), intent("large", 1)
     await store.commit(
@@ -248,7 +248,7 @@ async def test_f32_unlinked_executions_are_found_whatever_their_age(world: World
     assert await store.open_executions() == [working]
 
 
-async def test_alarms_are_active_until_cleared(world: World) -> None:
+async def test_f141_alarms_are_active_until_cleared(world: World) -> None:
     store, lease = await leased(world, "large")
     raised = RaiseAlarm("stuck:1", "stuck", NOON, "position 1 does not close", 1, {"attempt": 3})
     await store.commit(batch("large", lease.epoch, raised, raised))
@@ -280,7 +280,9 @@ async def test_a_claim_takes_no_more_than_asked(world: World) -> None:
     assert [row.ticker for row in await store.claim_recommendations(NOON, limit=2)] == ["A"]
 
 
-async def test_t7_what_a_lost_dispatcher_had_claimed_is_claimed_again_unless_an_order_came_of_it(world: World) -> None:
+async def test_t7_f106_what_a_lost_dispatcher_had_claimed_is_claimed_again_unless_an_order_came_of_it(
+    world: World,
+) -> None:
     lost, lost_lease = await leased(world, "large", "dispatcher")
     ordered = await world.recommend("large", ticker="AAPL", action="BUY_STOCK")
     nothing = await world.recommend("large", ticker="MSFT", action="BUY_STOCK")

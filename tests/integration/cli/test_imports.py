@@ -64,7 +64,7 @@ def run(program: Program, code: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_f74_importing_every_module_has_no_effect(program: Program) -> None:
+def test_f74_f95_importing_every_module_has_no_effect(program: Program) -> None:
     done = run(program, IMPORT_EVERYTHING)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 50

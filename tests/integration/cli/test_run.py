@@ -120,7 +120,7 @@ def test_f27_keys_of_another_account_than_the_file_expects_are_refused(ready: Pr
     assert "check key and secret" in line
 
 
-def test_an_exchange_that_is_not_there_is_one_line(ready: Program, venue: Venue) -> None:
+def test_f99_an_exchange_that_is_not_there_is_one_line(ready: Program, venue: Venue) -> None:
     nowhere = {"rest_url": '"http://127.0.0.1:9"', "trade_stream_url": '"ws://127.0.0.1:9/stream"'}
     (ready.folder / "exitguard.toml").write_text(settings_text(venue.description, large=nowhere, tiny=nowhere))
     line = ready.fails(69, "run", "--account", "large")
@@ -130,7 +130,7 @@ def test_an_exchange_that_is_not_there_is_one_line(ready: Program, venue: Venue)
     assert comparison.stdout.startswith("Large Account:\n  Error: ")
 
 
-def test_sync_names_every_difference_and_fails(ready: Program, venue: Venue) -> None:
+def test_f146_sync_names_every_difference_and_fails(ready: Program, venue: Venue) -> None:
     assert ready.run("run", "--once").returncode == 0
     venue.buy("large", "AAPL", 2)
     body = ready.json("sync", expect=1)

@@ -46,7 +46,7 @@ def query(state_dir: Path, sql: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_whole_day_in_two_accounts_misses_nothing(state_dir: Path) -> None:
+def test_f148_a_whole_day_in_two_accounts_misses_nothing(state_dir: Path) -> None:
     done = run(state_dir, "demo", "--headless", "--json", "--seed", "3", "--day", DAY)
     body = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 0, (body.get("problems"), body.get("failure"), done.stderr[-2000:])

@@ -73,7 +73,7 @@ async def test_missing_bracket_closes_when_the_broker_refuses_for_a_minute() -> 
         assert managed.held("MSFT") == 0
 
 
-async def test_a_bracket_leg_that_fills_is_booked_with_its_own_reason() -> None:
+async def test_f8_a_bracket_leg_that_fills_is_booked_with_its_own_reason() -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         await managed.price("MSFT", "100")
         stopped = await managed.enter("MSFT", "10", bracket=("98", "103"))

@@ -31,7 +31,7 @@ async def _open(managed: Managed, qty: str = "10") -> PositionRecord:
 
 
 @pytest.mark.parametrize("wire", [Wire.ACCEPTED_ANSWER_LOST, Wire.NEVER_ARRIVED])
-async def test_f43_an_unknown_outcome_is_resolved_by_the_client_order_id(wire: Wire) -> None:
+async def test_t6_f43_an_unknown_outcome_is_resolved_by_the_client_order_id(wire: Wire) -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         position = await _open(managed)
         managed.broker.next_submits(wire)

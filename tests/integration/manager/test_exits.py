@@ -45,7 +45,7 @@ async def test_i9_a_breach_ends_in_one_confirmed_close(
         assert managed.held(symbol) == 0
 
 
-async def test_t3_a_fresh_position_at_its_entry_price_is_held() -> None:
+async def test_t3_f5_a_fresh_position_at_its_entry_price_is_held() -> None:
     async with Managed(Venue(), policy=Policy(missing_bracket=False, min_hold_minutes=0)) as managed:
         for symbol in ("MSFT", FAR_CALL, "AAPL260619P00150000"):
             await managed.price(symbol, "7.30")
@@ -126,7 +126,7 @@ async def test_t11_a_blind_position_raises_an_alarm_and_still_obeys_time_rules()
         await managed.until(lambda: f"blind:{position.id}" not in managed.rows.alarms, "alarm cleared")
 
 
-async def test_day_trades_close_five_minutes_before_the_close() -> None:
+async def test_f109_day_trades_close_five_minutes_before_the_close() -> None:
     async with Managed(Venue(), policy=Policy(missing_bracket=False, max_hold_time=False)) as managed:
         await managed.price("MSFT", "100")
         day = await managed.enter("MSFT", "5", strategy="day_trade")
@@ -142,7 +142,7 @@ async def test_day_trades_close_five_minutes_before_the_close() -> None:
         assert managed.row(swing.id).status is PositionStatus.OPEN
 
 
-async def test_an_option_that_expires_within_a_day_is_closed() -> None:
+async def test_t12_f113_an_option_that_expires_within_a_day_is_closed() -> None:
     tomorrow = "AAPL260318C00150000"
     async with Managed(Venue(), policy=Policy(missing_bracket=False, max_hold_time=False)) as managed:
         await managed.price(tomorrow, "5.00")

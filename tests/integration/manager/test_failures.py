@@ -65,7 +65,7 @@ async def test_f1_f4_f47_a_close_names_the_contract_held_and_only_ever_closes(sy
         assert managed.rows.history[position.id].side.value == ("long" if side is OrderSide.BUY else "short")
 
 
-async def test_f58_history_has_the_price_of_the_fill_and_never_the_mark() -> None:
+async def test_t6_f58_history_has_the_price_of_the_fill_and_never_the_mark() -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         await managed.price(CALL, "5.00")
         position = await managed.enter(CALL, "10")

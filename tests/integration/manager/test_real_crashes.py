@@ -254,7 +254,7 @@ async def test_t7_f33_killed_while_closing(
 
 
 @pytest.mark.parametrize("moment", ["before the bracket is cancelled", "after the bracket was cancelled"])
-async def test_f18_killed_while_the_bracket_is_cleared(
+async def test_t7_killed_while_the_bracket_is_cleared(
     moment: str, server: PaperServer, database_url: str, tmp_path: Path, state_dir: Path
 ) -> None:
     async with _desk(server, database_url, tmp_path, state_dir, brackets=True) as desk:

@@ -110,7 +110,7 @@ async def test_f45_a_lost_stream_is_repaired_over_rest_and_duplicates_do_nothing
         assert managed.row(position.id).quantity == 6
 
 
-async def test_f24_a_manual_close_at_the_broker_is_booked_with_its_fill() -> None:
+async def test_t9_f8_f24_a_manual_close_at_the_broker_is_booked_with_its_fill() -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         await managed.price(CALL, "5.00")
         position = await managed.enter(CALL, "10")
@@ -123,7 +123,7 @@ async def test_f24_a_manual_close_at_the_broker_is_booked_with_its_fill() -> Non
         assert managed.closing_orders(position) == []
 
 
-async def test_f32_a_position_nobody_told_us_of_is_adopted_with_its_true_entry_time() -> None:
+async def test_t9_f32_a_position_nobody_told_us_of_is_adopted_with_its_true_entry_time() -> None:
     venue = Venue()
     broker = venue.broker("large")
     venue.time = OPENING - timedelta(minutes=50)
@@ -154,7 +154,7 @@ async def test_f38_a_late_copy_of_our_closing_fill_opens_nothing() -> None:
         assert len(managed.rows.history) == 1
 
 
-async def test_i11_a_failed_or_empty_answer_never_empties_the_book() -> None:
+async def test_t9_i11_a_failed_or_empty_answer_never_empties_the_book() -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         symbols = [f"AAPL260619C00{strike}000" for strike in range(150, 156)]
         for symbol in symbols:

@@ -185,7 +185,9 @@ ORDER = {"symbol": "AAPL", "qty": "1", "side": "buy", "type": "market", "time_in
         ("slow_response", 200, True),
     ],
 )
-async def test_f9_answers_that_lie_about_the_outcome(client: Client, kind: str, status: int, carried_out: bool) -> None:
+async def test_f33_answers_that_lie_about_the_outcome(
+    client: Client, kind: str, status: int, carried_out: bool
+) -> None:
     await client.fault(kind, count=1, endpoint="POST /v2/orders", parameters={"seconds": 0.05})
     order = {**ORDER, "client_order_id": "mine"}
     got, body = await client.post("/v2/orders", order)
@@ -201,7 +203,7 @@ async def test_f9_answers_that_lie_about_the_outcome(client: Client, kind: str, 
     ("kind", "carried_out"),
     [("timeout_before", False), ("timeout_after", True), ("reset_before", False), ("reset_after", True)],
 )
-async def test_f9_requests_without_an_answer(client: Client, kind: str, carried_out: bool) -> None:
+async def test_f33_requests_without_an_answer(client: Client, kind: str, carried_out: bool) -> None:
     await client.fault(kind, count=1, endpoint="POST /v2/orders")
     with pytest.raises((TimeoutError, aiohttp.ClientError)):
         await client.post("/v2/orders", {**ORDER, "client_order_id": "mine"}, timeout=aiohttp.ClientTimeout(total=0.2))
@@ -209,7 +211,7 @@ async def test_f9_requests_without_an_answer(client: Client, kind: str, carried_
     assert found == (200 if carried_out else 404)
 
 
-async def test_f20_lists_that_come_back_empty_or_cut(client: Client) -> None:
+async def test_f142_lists_that_come_back_empty_or_cut(client: Client) -> None:
     await client.buy()
     await eventually(lambda: len(client.server.exchange.fills_json()) == 1, "the fill")
     await client.fault("empty_list", count=1, endpoint="GET /v2/positions")

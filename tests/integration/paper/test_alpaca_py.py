@@ -131,7 +131,7 @@ async def test_bracket_and_oto_entries(client: Client, order_class: OrderClass) 
     assert len(parent.legs) == (2 if both else 1)
 
 
-async def test_f18_held_quantity_blocks_a_second_exit_with_the_exact_body(client: Client) -> None:
+async def test_f2_held_quantity_blocks_a_second_exit_with_the_exact_body(client: Client) -> None:
     sdk = trading(client)
     entry = await call(sdk.submit_order, market_buy())
     await until_status(sdk, entry.id, OrderStatus.FILLED)

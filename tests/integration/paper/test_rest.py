@@ -53,7 +53,7 @@ async def test_every_way_to_authenticate_and_401_for_all_else(client: Client) ->
         assert await status({"Authorization": "Digest abc"}) == 401
 
 
-async def test_f4_each_key_pair_sees_its_own_account_only(client: Client) -> None:
+async def test_i4_each_key_pair_sees_its_own_account_only(client: Client) -> None:
     await filled(client, await client.buy())
     async with client_of(client.server, "tiny") as tiny:
         assert await tiny.get("/v2/positions") == (200, [])

@@ -134,7 +134,7 @@ async def test_nothing_is_replayed(client: Client) -> None:
         assert {data["order"]["id"] for data in heard} == {order["id"]}
 
 
-async def test_f4_an_account_hears_its_own_orders_only(client: Client) -> None:
+async def test_i4_an_account_hears_its_own_orders_only(client: Client) -> None:
     async with listening(client) as large, listening(client, "tiny") as tiny, client_of(client.server, "tiny") as other:
         await other.buy("F", qty=1)
         mine = await client.buy("F", qty=2)

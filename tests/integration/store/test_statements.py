@@ -56,7 +56,9 @@ async def operator(database_url: str) -> AsyncIterator[Operator]:
 
 
 @pytest.mark.parametrize("role", ["exitguard_app", "exitguard_operator", "exitguard_desk", "owner"])
-async def test_t14_every_statement_prepares_on_an_empty_migrated_database(database_url: str, role: str) -> None:
+async def test_t14_f68_f136_every_statement_prepares_on_an_empty_migrated_database(
+    database_url: str, role: str
+) -> None:
     connection = await asyncpg.connect(database_url, server_settings={"search_path": "public"})
     try:
         if role != "owner":

@@ -104,7 +104,7 @@ async def test_f27_what_needs_a_person_is_not_tried_again_and_stops_nobody_else(
     assert caught.value.code == code
 
 
-async def test_keys_that_worked_before_are_tried_again(settings: Settings) -> None:
+async def test_f85_keys_that_worked_before_are_tried_again(settings: Settings) -> None:
     stop, first = asyncio.Event(), asyncio.Event()
     fleet = Fleet(stop)
     unit = Life("large", settings, fleet, [first, BrokerUnauthorised("401"), stop])
@@ -117,7 +117,7 @@ async def test_keys_that_worked_before_are_tried_again(settings: Settings) -> No
     assert not fleet.failures
 
 
-async def test_a_defect_is_tried_again_too_because_giving_up_is_worse(settings: Settings) -> None:
+async def test_f93_a_defect_is_tried_again_too_because_giving_up_is_worse(settings: Settings) -> None:
     stop = asyncio.Event()
     fleet = Fleet(stop)
     fleet.enter("tiny", State.RUNNING)

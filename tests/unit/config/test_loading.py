@@ -266,7 +266,7 @@ def test_a_relative_secret_file_starts_at_the_settings_file(tmp_path: Path) -> N
     assert settings.accounts["large"].key == f"file:{tmp_path}/keys/large"
 
 
-def test_a_deployment_on_aws_without_a_file_gets_the_names_that_it_had(tmp_path: Path) -> None:
+def test_f79_f81_a_deployment_on_aws_without_a_file_gets_the_names_that_it_had(tmp_path: Path) -> None:
     environ = {"AWS_REGION": "us-west-2", "ACCOUNT_NAME": "tiny", "EXITGUARD_STATE_DIR": str(tmp_path / "none")}
     settings = load_settings(None, environ, tmp_path)
     tiny = settings.accounts["tiny"]

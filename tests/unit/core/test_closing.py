@@ -354,7 +354,7 @@ def test_a_working_order_is_polled_and_ends_the_close_only_with_the_fold() -> No
     assert (after.phase, effect) == (Phase.CHECKING, RepairFills()), "filled, but our books do not know it yet"
 
 
-def test_f18_f40_a_remainder_is_closed_by_a_further_attempt() -> None:
+def test_t6_f40_a_remainder_is_closed_by_a_further_attempt() -> None:
     now, effect = advance(working(), OrderSeen(order(OrderStatus.CANCELED, "7")), context("3"))
     assert effect == AskPosition()
     now, effect = advance(now, holds("3"), context("3"))

@@ -188,7 +188,7 @@ def test_f109_overnight_windows_grow_stricter(
     assert decide(watched(symbol, **held), price, now, Policy(expiration_risk=False)).action is HOLD
 
 
-def test_rules_are_the_table_in_its_order_and_every_reason_once() -> None:
+def test_f57_rules_are_the_table_in_its_order_and_every_reason_once() -> None:
     table = {
         "manual_close": 0, "kill_switch": 0, "catastrophic_stop": 1, "stop_loss": 1, "take_profit": 1,
         "trailing_stop": 1, "breakeven_stop": 1, "missing_bracket": 1, "day_trade_close": 2, "expiration_risk": 2,

@@ -102,7 +102,7 @@ def test_f108_t12_options_leave_before_their_last_session_ends(symbol: str, poli
         ("2025-03-21 16:15", "2025-03-21 15:15"),
     ],
 )
-def test_the_cutoff_on_expiry_day_keeps_its_distance_from_an_early_close(close: str, cutoff: str) -> None:
+def test_t12_f115_the_cutoff_on_expiry_day_keeps_its_distance_from_an_early_close(close: str, cutoff: str) -> None:
     late = replace(DEFAULT_POLICY, expiration_hours=0)  # nothing but the cutoff binds
     assert expiration_deadline(ny(close), late) == ny(cutoff)
 

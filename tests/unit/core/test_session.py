@@ -46,7 +46,7 @@ def test_f107_t12_sessions_keep_new_york_time(on: str, open_utc: str, close_utc:
 
 
 @pytest.mark.parametrize("on", ["2025-01-01", "2025-01-09", "2025-04-18", "2025-07-04", "2025-11-27", "2025-03-08"])
-def test_f115_holidays_and_weekends_have_no_session(on: str) -> None:
+def test_t12_f115_holidays_and_weekends_have_no_session(on: str) -> None:
     assert CALENDAR.on(day(on)) is None
     assert not CALENDAR.is_open(ny(f"{on} 11:00"))
     assert CALENDAR.current(ny(f"{on} 11:00")) is None
@@ -85,7 +85,9 @@ def test_f108_the_session_is_that_of_the_new_york_day_not_of_the_utc_day() -> No
         ("2025-10-31 16:00", "2025-11-03 09:30", "2025-11-03 16:00"),
     ],
 )
-def test_f113_the_next_open_and_close_step_over_holidays_and_dst(moment: str, next_open: str, next_close: str) -> None:
+def test_t12_f113_the_next_open_and_close_step_over_holidays_and_dst(
+    moment: str, next_open: str, next_close: str
+) -> None:
     assert CALENDAR.next_open(ny(moment)) == ny(next_open)
     assert CALENDAR.next_close(ny(moment)) == ny(next_close)
 
@@ -103,7 +105,7 @@ def test_f113_the_next_open_and_close_step_over_holidays_and_dst(moment: str, ne
         ("2029-01-21", "2029-01-19"),
     ],
 )
-def test_f115_the_last_session_of_an_expiry(on: str, session: str) -> None:
+def test_t12_f115_the_last_session_of_an_expiry(on: str, session: str) -> None:
     assert CALENDAR.session_on_or_before(day(on)).day == day(session)
 
 

@@ -230,7 +230,7 @@ async def test_an_order_found_absent_long_after_the_crash_is_not_sent_late() -> 
     assert "never arrived" in reason
 
 
-async def test_a_refusal_is_recorded_and_never_simulated_f34_f36() -> None:
+async def test_f34_f35_f36_a_refusal_is_recorded_and_never_simulated() -> None:
     bench = Bench()
     bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
     bench.broker.next_submits(BrokerRefused(403, 40310000, "insufficient buying power"))
@@ -304,7 +304,7 @@ async def test_f60_f70_t15_a_bad_row_does_not_stop_its_neighbours() -> None:
     assert [o.symbol for o in bench.broker.submitted] == ["AAPL"]
 
 
-async def test_f60_a_row_that_the_ledger_refuses_stays_alone() -> None:
+async def test_t15_f60_a_row_that_the_ledger_refuses_stays_alone() -> None:
     bench = Bench()
     bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
     bench.ledger.recommend("large", ticker="MSFT", action="BUY_STOCK")
@@ -353,7 +353,7 @@ async def test_f16_a_sell_signal_neither_closes_nor_flips_what_is_held() -> None
     assert bench.outcome()[0] is RecommendationStatus.SKIPPED
 
 
-async def test_a_bad_quote_makes_a_signal_wait_and_a_good_one_sends_it() -> None:
+async def test_f103_a_bad_quote_makes_a_signal_wait_and_a_good_one_sends_it() -> None:
     bench = Bench()
     bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
     bench.broker.set_quote("AAPL", "101", "100")
@@ -366,7 +366,7 @@ async def test_a_bad_quote_makes_a_signal_wait_and_a_good_one_sends_it() -> None
     assert bench.outcome()[0] is RecommendationStatus.EXECUTED
 
 
-async def test_patience_ends_with_the_reason() -> None:
+async def test_f118_patience_ends_with_the_reason() -> None:
     bench = Bench()
     bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
     process = await bench.process()
@@ -381,7 +381,7 @@ async def test_patience_ends_with_the_reason() -> None:
     assert "HTTP 503" in reason
 
 
-async def test_outside_regular_hours_signals_wait_for_the_open() -> None:
+async def test_f113_outside_regular_hours_signals_wait_for_the_open() -> None:
     bench = Bench(at=datetime(2025, 3, 3, 14, 29, 30, tzinfo=UTC))
     bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
     process = await bench.process()

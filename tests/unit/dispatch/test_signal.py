@@ -50,7 +50,7 @@ from exitguard.dispatch.signal import Flaw, FlawKind, Signal, level_problem, rea
         ({"expires_at": NOW - timedelta(days=1), "action": "nonsense"}, FlawKind.EXPIRED, "expired at"),
     ],
 )
-def test_f70_a_bad_row_is_put_aside_with_its_reason(fields: dict, kind: FlawKind, says: str) -> None:
+def test_f4_f70_f119_a_bad_row_is_put_aside_with_its_reason(fields: dict, kind: FlawKind, says: str) -> None:
     flaw = read_signal(row(**fields), NOW)
     assert isinstance(flaw, Flaw)
     assert flaw.kind is kind

@@ -34,7 +34,9 @@ def book(*dollars: str) -> Book:
         ("F131: exposure includes what is held", STOCK, LONG, "100", {}, book("50000", "27000"), {}, None, "30"),
     ],
 )
-def test_sizes(what, instrument, side, price, account, taken, limits, wanted, qty) -> None:  # type: ignore[no-untyped-def]
+def test_t16_f51_f131_how_much_an_entry_may_be(  # type: ignore[no-untyped-def]
+    what, instrument, side, price, account, taken, limits, wanted, qty
+) -> None:
     result = size_entry(
         instrument, side, Decimal(price), broker_account(**account), taken, risk(**limits),
         Decimal(wanted) if wanted else None,
@@ -60,7 +62,9 @@ def test_sizes(what, instrument, side, price, account, taken, limits, wanted, qt
         ("no equity", STOCK, LONG, "1", {"equity": "-5"}, EMPTY, {}, "must be positive"),
     ],
 )
-def test_declines(what, instrument, side, price, account, taken, limits, says) -> None:  # type: ignore[no-untyped-def]
+def test_t16_f30_f126_f127_what_a_limit_forbids_is_declined(  # type: ignore[no-untyped-def]
+    what, instrument, side, price, account, taken, limits, says
+) -> None:
     result = size_entry(instrument, side, Decimal(price), broker_account(**account), taken, risk(**limits))
     assert isinstance(result, Declined), what
     assert says in result.reason, what

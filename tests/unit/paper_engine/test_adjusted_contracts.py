@@ -18,7 +18,7 @@ def corporate(floor: Floor, kind: str, **parameters: Any) -> None:
     floor.exchange.faults.add({"kind": kind, "symbol": "KO", "parameters": parameters})
 
 
-def test_f114_a_new_name_renames_the_contracts_and_keeps_their_ids() -> None:
+def test_a_new_name_renames_the_contracts_and_keeps_their_ids() -> None:
     floor = Floor()
     floor.exchange.add_option_chain("KO")
     floor.quote(CALL, "1.00", "1.10")
