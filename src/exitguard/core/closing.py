@@ -295,7 +295,7 @@ def _sending(state: ClosingState, seen: Observation, context: Context) -> tuple[
             wait = min(seen.retry_after, RETRY_WAIT_MAX)
         return state, Wait(wait)
     if isinstance(seen, Failed):
-        # The intent could not be committed, so nothing was sent: the same attempt, with a quantity asked for anew.
+        # The intent was not committed, or fills overtook it, so nothing was sent: the same attempt, its quantity anew.
         state = replace(
             state,
             phase=Phase.CLEARING,

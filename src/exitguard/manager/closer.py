@@ -394,6 +394,8 @@ class Closer:
         )
         tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=request.client_order_id)
         await context.ledger.commit(PutPosition(tracked.record), context.put_intent(intent))
+        if tracked.holding.qty < request.qty:
+            return closing.Failed(context.withdraw(intent))  # the quantity is asked for anew (I1)
         result = await context.broker.submit(request, Priority.EXIT)
         return self._answer(tracked, intent, result)
 

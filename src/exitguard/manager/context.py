@@ -16,7 +16,7 @@ from exitguard.core.instrument import Instrument
 from exitguard.core.orders import BrokerOrder, OrderStatus
 from exitguard.core.policy import Policy
 from exitguard.core.position import PositionSide
-from exitguard.core.records import IntentRecord, PutIntent
+from exitguard.core.records import IntentRecord, IntentStatus, PutIntent
 from exitguard.core.session import Session, SessionCalendar
 from exitguard.manager.alarms import Alarms
 from exitguard.manager.book import MarkBook
@@ -135,6 +135,12 @@ class AccountContext:
         else:
             self.intents.pop(intent.client_order_id, None)
         return PutIntent(intent)
+
+    def withdraw(self, intent: IntentRecord) -> str:
+        """Record that an intent was not acted on: the position shrank while it was written. Returns the reason."""
+        detail = "not sent: less is held than a moment ago"
+        self.ledger.post(self.put_intent(replace(intent, status=IntentStatus.REJECTED, detail=detail)))
+        return detail
 
     def carry_into_intent(self, order: BrokerOrder) -> None:
         """Record the broker's word on an order of ours when it says something new."""

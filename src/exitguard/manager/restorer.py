@@ -102,6 +102,9 @@ class Restorer:
             request=request_data(request),
         )
         await context.ledger.commit(context.put_intent(intent))
+        if tracked.holding.qty < request.qty:
+            self._failed(tracked, context.withdraw(intent))
+            return
         result = await context.broker.submit(request, Priority.PROTECT)
         if isinstance(result, Unknown):
             await self._resolve(tracked, intent)

@@ -18,7 +18,6 @@ from exitguard.core.records import (
     Batch,
     EventType,
     HistoryRecord,
-    IntentPurpose,
     IntentRecord,
     PositionRecord,
     PositionStatus,
@@ -129,6 +128,10 @@ class Judge:
             self._wrong("I3", account, f"{name} was sent without a committed intent", request.symbol)
         elif (intent.symbol, intent.side, intent.qty) != (request.symbol, request.side, request.qty):
             self._wrong("I3", account, f"{name} is not what its intent says: {request} and {intent}", request.symbol)
+        row = self._ledger.account(account).positions.get(intent.position_id or 0) if intent is not None else None
+        if row is not None and not journal and request.qty > row.quantity:
+            text = f"{name} is to close {request.qty} of {row.quantity} {row.symbol}"
+            self._wrong("I1", account, text, row.symbol)
         newest, since = self._lease_at.get(account, (epoch, self._now()))
         if newest > epoch and (committed is None or committed > since):
             text = f"{name} was decided under epoch {epoch} after {newest} had taken over at {since:%H:%M:%S}"
@@ -204,13 +207,6 @@ class Judge:
         key = (account, intent.client_order_id)
         if key not in self._seen_intents:
             self._seen_intents[key] = self._now()
-        elif not intent.status.is_live:
-            return
-        if intent.purpose in (IntentPurpose.CLOSE, IntentPurpose.REDUCE, IntentPurpose.RESTORE) and intent.position_id:
-            row = self._ledger.account(account).positions[intent.position_id]
-            if intent.status.value == "intended" and intent.qty > row.quantity:
-                text = f"{intent.client_order_id} is to close {intent.qty} of {row.quantity} {row.symbol}"
-                self._wrong("I1", account, text, row.symbol)
 
     def _check_evidence(self, account: str, row: PositionRecord, decided_at: datetime) -> None:
         """A quantity that no order of ours explains must be what the broker held, now or a moment ago."""
