@@ -42,6 +42,11 @@ class FakeTradeStream:
         """Yield events for ever."""
         while True:
             yield await self._queue.get()
+            self._queue.task_done()
+
+    async def delivered(self) -> None:
+        """Wait until everything that happened so far has been folded."""
+        await self._queue.join()
 
 
 class FakeMarketData:

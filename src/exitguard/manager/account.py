@@ -197,11 +197,15 @@ class AccountManager:
             self.request_poll()  # a fill of something that we do not manage yet: find out what it is
         for tracked in touched:
             if tracked.holding.is_flat and tracked.closer is None:
-                context.spawn(self._lifecycle.finish(tracked, now), f"finish {tracked.record.id}")
+                context.spawn(self._finish_foreign(tracked), f"finish {tracked.record.id}")
                 continue
             marks = context.marks.get(tracked.record.symbol)
             if marks is not None:
                 self.watcher.look(marks, now)
+
+    async def _finish_foreign(self, tracked: Tracked) -> None:
+        if not await self._lifecycle.finish_foreign(tracked):
+            self.request_poll()
 
     async def follow_market(self) -> None:
         """Take quotes in; a stream that is down shows as blindness, and REST is asked in every sweep."""
@@ -256,12 +260,11 @@ class AccountManager:
             await self._discover(patient=patient)
             self._watch_symbols()  # quotes of a new position must not wait for the broker's other answers
             await self.reconciler.poll(patient=patient)
-            now = self.context.clock.now()
             for tracked in list(self.context.positions.values()):
                 if tracked.closer is not None:
                     continue
                 if tracked.holding.is_flat:
-                    await self._lifecycle.finish(tracked, now)
+                    await self._lifecycle.finish_foreign(tracked)
                 elif patient and tracked.record.status is PositionStatus.CLOSING:
                     # No close may be without somebody who drives it, whatever became of its task.
                     self._closer.resume(tracked, self.context.intents.get(tracked.record.close_client_order_id or ""))

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import uuid4
 
+from exitguard.broker.port import BrokerError, BrokerIncomplete
 from exitguard.core.bracket import STOP_TYPES, view_bracket
 from exitguard.core.evaluate import Bracket
 from exitguard.core.instrument import Instrument, parse_instrument
@@ -329,6 +330,45 @@ class Lifecycle:
             tracked.bracket_missing_since = None
 
     # Finishing --------------------------------------------------------------------------------------------------
+
+    async def read_missed(self, tracked: Tracked) -> None:
+        """Fold the orders of the contract since shortly before the entry.
+
+        Raises BrokerError; on BrokerIncomplete the orders that could be read are folded all the same.
+        """
+        broker, clock = self._context.broker, self._context.clock
+        since = tracked.record.entry_time - timedelta(minutes=5)
+        try:
+            for order in await broker.orders_since(since, [tracked.record.symbol]):
+                self.apply_order(order, None, clock.now(), "orders")
+        except BrokerIncomplete as error:
+            for row in error.rows:
+                if isinstance(row, BrokerOrder):
+                    self.apply_order(row, None, clock.now(), "orders")
+            raise
+
+    async def finish_foreign(self, tracked: Tracked) -> bool:
+        """Finish a position that somebody else closed, once the broker's orders show that nothing of it was missed.
+
+        An unseen addition would make our books flat before the position is. False when the broker did not answer:
+        the position stays as it is until the next look.
+        """
+        context = self._context
+        try:
+            await self.read_missed(tracked)
+        except BrokerIncomplete as error:
+            # What cannot be read must not keep the close from the books: reconciliation finds what is left.
+            context.log.error("orders partly unreadable", position=tracked.record.id, reason=str(error))
+        except BrokerError as error:
+            context.log.warning("close by others not confirmed yet", position=tracked.record.id, reason=str(error))
+            return False
+        if tracked.closer is not None:
+            return True  # something was added, and is being closed by now
+        if tracked.holding.is_flat:
+            await self.finish(tracked, context.clock.now())
+        elif tracked.record.status is PositionStatus.OPEN:
+            tracked.record = replace(tracked.record, close_reason=None)
+        return True
 
     async def finish(self, tracked: Tracked, now: datetime) -> None:
         """Close the books of a flat position: row, history, event and answered commands in one transaction (F62)."""

@@ -225,7 +225,7 @@ class Reconciler:
         self, finding: Finding, theirs: BrokerPosition | None, strikes: int, now: datetime, *, patient: bool
     ) -> None:
         if finding.kind is FindingKind.UNTRACKED and theirs is not None:
-            if self._entry_in_flight(finding.symbol) or self._context.is_settling(finding.symbol, now):
+            if self._entry_in_flight(finding) or self._context.is_settling(finding.symbol, now):
                 return  # discovery links it to its execution; or the broker's positions lag a close of ours
             if not patient or strikes >= STRIKES_UNTRACKED:
                 await self._adopt(finding.symbol, theirs, now, unproven=strikes >= STRIKES_UNPROVEN)
@@ -233,25 +233,22 @@ class Reconciler:
         tracked = self._context.on_symbol(finding.symbol)
         if tracked is None:
             return
-        await self._repair(tracked)
+        await self._lifecycle.read_missed(tracked)
         if self._explained(tracked, finding):
             await self._settle(tracked, finding, now)
             return
         if strikes >= STRIKES_GONE and not self._context.is_settling(finding.symbol, now):
             await self._unexplained(tracked, finding, theirs, now)
 
-    def _entry_in_flight(self, symbol: str) -> bool:
+    def _entry_in_flight(self, finding: Finding) -> bool:
+        """Whether an order of ours still adds to the position; one that rests to reduce it is no reason to wait."""
         prefix = f"xg-{self._context.name[:64]}-"
-        return any(o.client_order_id.startswith(prefix) for o in self._context.open_orders_on(symbol))
+        opening = OrderSide.BUY if finding.theirs > 0 else OrderSide.SELL
+        orders = self._context.open_orders_on(finding.symbol)
+        return any(o.client_order_id.startswith(prefix) and o.side is opening for o in orders)
 
     def _explained(self, tracked: Tracked, finding: Finding) -> bool:
         return tracked.signed_qty == finding.theirs
-
-    async def _repair(self, tracked: Tracked) -> None:
-        """Fold the orders of the contract since shortly before its entry."""
-        since = tracked.record.entry_time - timedelta(minutes=5)
-        for order in await self._context.broker.orders_since(since, [tracked.record.symbol]):
-            self._lifecycle.apply_order(order, None, self._context.clock.now(), "orders")
 
     async def _settle(self, tracked: Tracked, finding: Finding, now: datetime) -> None:
         """The missing fills were found: record the finding, and close the books if they closed the position."""
