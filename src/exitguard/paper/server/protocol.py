@@ -1,11 +1,48 @@
-"""uvicorn's HTTP protocol with bounds: how long a request's head may be, and how long it may take to arrive."""
+"""uvicorn's HTTP protocol with bounds: how long a request's head may be, and how long it may take to arrive.
+
+And with answers that leave in one piece: uvicorn writes head and body one after the other, which costs a system call
+more, and wakes every client twice.
+"""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from exitguard.paper.server.settings import SocketLimits
+
+
+class CorkedTransport:
+    """A transport that can hold writes back and let them go as one; everything else is the transport's own."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def cork(self) -> None:
+        """Hold writes back from now on."""
+        self._held = []
+
+    def uncork(self) -> None:
+        """Write what was held back."""
+        held, self._held = self._held, None
+        if held:
+            self._transport.write(b"".join(held))
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep for later."""
+        if self._held is None:
+            self._transport.write(data)
+        else:
+            self._held.append(data)
+
+    def close(self) -> None:
+        """Close after what is held back was written."""
+        self.uncork()
+        self._transport.close()
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -22,7 +59,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request, but not for ever."""
-        super().connection_made(transport)
+        # A stand-in for a transport, with every attribute of one.
+        super().connection_made(cast(asyncio.Transport, CorkedTransport(transport)))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

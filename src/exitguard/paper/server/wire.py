@@ -127,8 +127,8 @@ async def read_body(scope: Scope, receive: Receive, seconds: float) -> bytes:
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), None)
     if declared is not None and declared.isdigit() and int(declared) > MAX_BODY_BYTES:
         raise _too_large()
-    if declared is None and not any(name == b"transfer-encoding" for name, _ in scope["headers"]):
-        # Most requests: there is nothing to wait for.
+    if not getattr(getattr(receive, "__self__", None), "more_body", True):
+        # uvicorn has all of it already, as with nearly every request: there is nothing to wait for.
         return await _read_body(receive)
     try:
         async with asyncio.timeout(seconds):
@@ -158,12 +158,17 @@ def _too_large() -> ApiError:
 
 
 async def send_response(send: Send, response: Response) -> None:
-    """Send a whole answer with its length."""
+    """Send a whole answer with its length, head and body in one piece."""
     headers = [*response.headers, (b"content-length", str(len(response.body)).encode())]
     if response.status == 204:
         headers = list(response.headers)
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    transport = cast(Any, transport_of(send))
+    transport.cork()
+    try:
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+    finally:
+        transport.uncork()
 
 
 async def hang_up(receive: Receive, send: Send) -> None:
