@@ -24,6 +24,8 @@ ONCE_FAILED = {
     242: "a late-found fill had a later time than the one that closed: the fold failed and the manager never started",
     261: "a position turned by hand while its close was under way was never closed",
     287: "a closed position was adopted again from an answer that lagged",
+    10454: "an adoption from positions that lagged their fills saw a turn that never was, and booked it twice",
+    10633: "a manager that had stood still for minutes went on by its journal while another held the lease",
     5056: "an episode that only a lost journal had kept was folded into the position adopted after it",
 }
 

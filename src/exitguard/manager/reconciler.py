@@ -35,6 +35,8 @@ INTENT_PATIENCE = timedelta(seconds=30)
 ORDERS_AT_ONCE = 20
 # How far back fills are read for the true entry of an untracked position.
 ADOPTION_HISTORY = timedelta(days=90)
+# Fills older than this are in every answer about positions, slow ones included (they lag by ten seconds at most).
+POSITIONS_LAG = timedelta(seconds=30)
 _LAPSES = {"OPEXP": CloseReason.EXPIRED, "OPEXC": CloseReason.EXERCISED, "OPASN": CloseReason.ASSIGNED}
 
 
@@ -349,12 +351,15 @@ class Reconciler:
     async def _adopt(self, symbol: str, theirs: BrokerPosition, now: datetime, *, unproven: bool) -> None:
         """Adopt on the evidence of fills; without it (`unproven`) only once the position has stood for long.
 
-        Positions lag fills: when both disagree, the next answers may agree.
+        Positions lag fills by seconds: while both disagree about the last moments, the next answers may agree.
         """
         side = PositionSide.LONG if theirs.qty > 0 else PositionSide.SHORT
         history = [f for f in await self._context.broker.fills(after=now - ADOPTION_HISTORY) if f.symbol == symbol]
         if self._context.on_symbol(symbol) is not None:
             return  # discovered while we asked
+        agreed = theirs.qty == sum((f.qty if f.side is OrderSide.BUY else -f.qty for f in history), Decimal(0))
+        if not agreed and any(now - fill.at < POSITIONS_LAG for fill in history):
+            return
         fills = opening_fills(history, symbol, theirs.qty)
         if not self._are_unbooked(fills, history):
             fills = []  # they belong to a position that is closed: the answer lags
