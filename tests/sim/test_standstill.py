@@ -1,4 +1,4 @@
-"""A process that stood still for longer than its lease, in virtual time, decides nothing before the database answers."""
+"""A process that stood still for longer than its lease decides nothing before the database answers; in virtual time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
