@@ -297,6 +297,7 @@ def test_faults_are_switched_off() -> None:
         {"kind": "stream_drop", "parameters": 3},
         {"kind": "slow_response", "parameters": {"seconds": "soon"}},
         {"kind": "slow_response", "parameters": {"seconds": -1}},
+        {"kind": "clock_skew", "parameters": {"seconds": "nan"}},
         {"kind": "partial_fill", "parameters": {"fraction": True}},
         {"kind": "halt", "count": 2, "parameters": {"every": 0}},
         {"kind": "external_close"},

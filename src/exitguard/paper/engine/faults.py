@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from math import isfinite
+from math import nan
 from random import Random
 from typing import Any
 
@@ -173,7 +173,7 @@ class Faults:
         parameters = body.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise unprocessable("parameters must be an object")
-        _check_numbers(parameters or {})
+        _check_numbers(kind, parameters or {})
         if len(self._faults) >= _MAX_FAULTS:
             raise unprocessable(f"at most {_MAX_FAULTS} faults can be on at once")
         count = whole_field(body, "count", 0, 0, 10**9)
@@ -310,13 +310,14 @@ class Faults:
         }
 
 
-def _check_numbers(parameters: Mapping[str, Any]) -> None:
+def _check_numbers(kind: str, parameters: Mapping[str, Any]) -> None:
     for name in _NUMBERS:
         given = parameters.get(name, 1)
+        # A clock can be slow as well as fast.
+        least = 1.0 if name == "every" else -1e9 if kind == "clock_skew" else 0.0
         try:
-            number = float(given) if not isinstance(given, bool) else -1.0
+            number = nan if isinstance(given, bool) else float(given)
         except (TypeError, ValueError):
-            number = -1.0
-        if not isfinite(number) or number < 0 or (name == "every" and number < 1):
-            least = "of one or more" if name == "every" else "of zero or more"
-            raise unprocessable(f"parameters.{name} must be a number {least}, was {str(given)[:40]!r}")
+            number = nan
+        if not least <= number <= 1e9:
+            raise unprocessable(f"parameters.{name} must be a number from {least:g} to 1e+09, was {str(given)[:40]!r}")
