@@ -218,6 +218,8 @@ class Desk:
             if order.parent is not None:
                 raise unprocessable(f"leg order is already in {status} state")
             raise already_in_state(status)
+        if order.replaces is not None and status == "pending_new":
+            raise unprocessable("order chain not fully replaced")
         if status in _NOT_REPLACEABLE:
             raise unprocessable(f"cannot replace order in {status} status")
         if order.order_class == "mleg" and order.parent is not None:

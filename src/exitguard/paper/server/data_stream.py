@@ -236,6 +236,9 @@ class DataStreams:
         return self._admit(session, account)
 
     def _admit(self, session: DataSession, account: Account) -> bool:
+        if session.feed.name in self._host.settings.feeds_withheld:
+            session.end(409)
+            return False
         limit = self._limits.data_connections_per_account
         endpoint = session.feed.endpoint
         taken = sum(1 for other in self._sessions if other.account is account and other.feed.endpoint == endpoint)
