@@ -314,6 +314,20 @@ def test_contract_filters(params: dict[str, str], check: Any) -> None:
     assert all(check(row) for row in rows)
 
 
+def test_chains_reach_from_this_week_to_the_monthlies_of_the_next_months() -> None:
+    floor = Floor()
+    floor.exchange.add_option_chain("KO")
+    params = {"expiration_date_lte": "2027-12-31", "limit": "10000", "type": "call"}
+    rows = floor.exchange.list_option_contracts(params)["option_contracts"]
+    near = ["2026-10-08", "2026-10-09", "2026-10-12", "2026-10-13", "2026-10-14", "2026-10-15"]
+    fridays = ["2026-10-16", "2026-10-23", "2026-10-30", "2026-11-06"]
+    assert sorted({row["expiration_date"] for row in rows}) == [
+        *near,
+        *fridays,
+        *["2026-11-20", "2026-12-18", "2027-01-15", "2027-02-19"],
+    ]
+
+
 def test_pages_of_contracts_cover_everything_once() -> None:
     floor = floor_with_options()
     token: str | None = None
