@@ -15,6 +15,7 @@ _REGULAR_OPEN = time(9, 30)
 _REGULAR_CLOSE = time(16, 0)
 _PRE_OPEN = time(4, 0)
 _POST_CLOSE = time(20, 0)
+_POST_HOURS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,9 @@ def table_calendar(first: date = FIRST_DAY, last: date = LAST_DAY) -> SessionCal
     day = first
     while day <= last:
         if day.weekday() < 5 and day not in HOLIDAYS:
-            sessions.append(make_session(day, close_at=EARLY_CLOSES.get(day, _REGULAR_CLOSE)))
+            close_at = EARLY_CLOSES.get(day, _REGULAR_CLOSE)
+            # The after-market of an early close is as long as any other.
+            post_close = time(close_at.hour + _POST_HOURS, close_at.minute)
+            sessions.append(make_session(day, close_at=close_at, post_close=post_close))
         day += timedelta(days=1)
     return SessionCalendar(sessions)

@@ -57,6 +57,10 @@ async def test_f115_thanksgiving_and_its_early_close() -> None:
         assert (clock["is_open"], clock["next_open"]) == (False, "2026-11-30T09:30:00-05:00")
         assert [await status_of(client, each) for each in (last, good)] == ["expired", "new"]
         # Wednesday's evening is already Thursday in UTC: market days are New York's.
+        (row,) = (await client.get("/v2/calendar?start=2026-11-27&end=2026-11-27"))[1]
+        assert (row["close"], row["session_close"]) == ("13:00", "1700")
+        await to(client, "2026-11-27T23:00:00")
+        assert times[-1].astimezone(NEW_YORK).strftime("%d %H:%M") == "27 16:00", "the after-market ends at 17:00"
         days = {at.astimezone(NEW_YORK).date().isoformat() for at in times}
         assert days == {"2026-11-25", "2026-11-27"}
 

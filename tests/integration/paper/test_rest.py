@@ -163,7 +163,7 @@ async def test_clock_and_calendar_have_new_york_times(client: Client) -> None:
             "open": "09:30",
             "close": "13:00",
             "session_open": "0400",
-            "session_close": "2000",
+            "session_close": "1700",
             "settlement_date": "2026-11-30",
         }
     ]
