@@ -3,7 +3,7 @@
 It shares no arithmetic with the manager: quantities are added up here again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -26,13 +26,15 @@ from exitguard.core.records import (
     PutIntent,
     PutPosition,
 )
+from exitguard.core.replay import Difference, FillRow, Replay, Tables, contradictions, differences
 from exitguard.sim.exchange import SimExchange
 from exitguard.sim.loop import Process
 from exitguard.sim.memory_book import ZERO, BookOrder
-from exitguard.sim.memory_store import MemoryLedger
+from exitguard.sim.memory_store import AccountLedger, MemoryLedger
 from exitguard.sim.scenario import PricePath
 from exitguard.store.encoding import decode_batch
 
+_REPLAYED = ("active_positions", "position_fills", "order_intents", "position_history")
 _CLOSING = (PositionIntent.SELL_TO_CLOSE, PositionIntent.BUY_TO_CLOSE)
 # The broker's answers lag by up to ten seconds and are acted on a little later.
 LAG = timedelta(seconds=45)
@@ -75,6 +77,8 @@ class Judge:
         self._seen_intents: dict[tuple[str, str], datetime] = {}
         self._seen_closed: set[tuple[str, int]] = set()
         self._lease_at: dict[str, tuple[int, datetime]] = {}
+        self._replays: dict[str, Replay] = {}
+        self._events: dict[str, int] = {}
         ledger.observers.append(self.on_commit)
         for exchange in exchanges.values():
             exchange.fill_watchers.append(self._fill_watcher(exchange.account_name))
@@ -144,6 +148,12 @@ class Judge:
     def on_commit(self, batch: Batch) -> None:
         """A batch became true."""
         account, rows = batch.account_name, self._ledger.account(batch.account_name)
+        newest, since = self._lease_at.get(account, (batch.epoch, self._now()))
+        if batch.epoch < newest:
+            self._wrong(
+                "I12", account, f"a batch of epoch {batch.epoch} was taken after {newest} since {since:%H:%M:%S}"
+            )
+        self._check_replay(batch)
         touched: dict[int, None] = {}
         added: dict[int, None] = {}
         for operation in batch.operations:
@@ -165,10 +175,51 @@ class Judge:
                 case _:
                     pass
         for number in touched:
-            self._check_row(account, rows.positions[number])
+            self._check_row(account, rows.positions[number], batch.at)
         for number in added:
             if number in rows.positions:  # else the ledger refused it
                 self._check_evidence(account, rows.positions[number], batch.at)
+
+    def _check_replay(self, batch: Batch) -> None:
+        """The events of an account stay as they were, in order (I6), and give the rows that are there (I10)."""
+        account, rows = batch.account_name, self._ledger.account(batch.account_name)
+        events = [operation for operation in batch.operations if isinstance(operation, AppendEvent)]
+        self._events[account] = self._events.get(account, 0) + len(events)
+        if len(rows.events) != self._events[account] or rows.events[len(rows.events) - len(events) :] != events:
+            self._wrong("I6", account, f"{len(rows.events)} events, {self._events[account]} were written")
+        replay = self._replays.setdefault(account, Replay(account))
+        keys: dict[str, set[str]] = {}
+        for operation in batch.operations:
+            replay.take(operation)
+            match operation:
+                case PutPosition(row):
+                    keys.setdefault("active_positions", set()).add(str(row.id))
+                case PutFill(_, fill):
+                    keys.setdefault("position_fills", set()).add(fill.execution_id)
+                case PutIntent(row):
+                    keys.setdefault("order_intents", set()).add(row.client_order_id)
+                case PutHistory(row):
+                    keys.setdefault("position_history", set()).add(str(row.position_id))
+                case _:
+                    pass
+        found, made = _tables(rows, keys), Tables()
+        for table, wanted in keys.items():
+            setattr(made, table, {key: getattr(replay.tables, table)[key] for key in sorted(wanted)})
+        self._say_differences(account, differences(made, found))
+
+    def check_books(self, account: str) -> None:
+        """Everything that the events make, against everything that is there, and against itself (I5, I10, F58)."""
+        replay = self._replays.get(account)
+        if replay is None:
+            return
+        made = Tables(**{name: getattr(replay.tables, name) for name in _REPLAYED})
+        self._say_differences(account, differences(made, _tables(self._ledger.account(account), None)))
+        self._say_differences(account, contradictions(made))
+
+    def _say_differences(self, account: str, found: Iterable[Difference]) -> None:
+        for each in found:
+            text = f"{each.table} {each.row} {each.field}: the events say {each.expected}, the row {each.found}"
+            self._wrong("I10", account, text)
 
     def _fold(self, account: str, row: PositionRecord, fill: Fill) -> None:
         if (account, fill.execution_id) in self._seen_fills:
@@ -177,7 +228,7 @@ class Judge:
         signed = fill.qty if fill.side is row.side.opening else -fill.qty
         self._folded[account, row.id] = self._folded.get((account, row.id), ZERO) + signed
 
-    def _check_row(self, account: str, row: PositionRecord) -> None:
+    def _check_row(self, account: str, row: PositionRecord, decided_at: datetime) -> None:
         folded = self._folded.get((account, row.id), ZERO)
         if row.quantity != folded or folded < 0:
             text = f"position {row.id} says {row.quantity}, its fills {folded} {row.symbol}"
@@ -186,7 +237,7 @@ class Judge:
             return
         self._seen_closed.add((account, row.id))
         held = self._exchanges[account].held.get(row.symbol, (ZERO, ZERO))[0]
-        if not self._was_flat(account, row) and held != self._unseen(account, row.symbol):
+        if not self._was_flat(account, row) and held != self._unseen(account, row.symbol, decided_at):
             text = f"position {row.id} is recorded as closed, the broker holds {held} {row.symbol}"
             self._wrong("I11", account, text, row.symbol)
         if row.id not in self._ledger.account(account).history:
@@ -203,9 +254,9 @@ class Judge:
                 return True
         return False
 
-    def _unseen(self, account: str, symbol: str) -> Decimal:
-        """What others traded a moment ago and the books do not have yet: it may follow in a position of its own."""
-        since = self._now() - LAG
+    def _unseen(self, account: str, symbol: str, decided_at: datetime) -> Decimal:
+        """What others traded since shortly before the decision: it may come into the books later, on its own."""
+        since = min(decided_at, self._now()) - LAG - self._clock_error
         booked = {fill.order_id for _, fill, _ in self._ledger.account(account).fills.values()}
         fills = [f for f in self._exchanges[account].all_fills if f.symbol == symbol and f.order_id not in booked]
         return sum((f.qty if f.side is OrderSide.BUY else -f.qty for f in fills if f.at >= since), ZERO)
@@ -258,6 +309,25 @@ class Judge:
             elif qty == order.filled_qty and abs(value - order.filled_value) > _CENT_OF_A_CENT * max(qty, Decimal(1)):
                 text = f"{value} booked for {order.client_order_id}, its fills cost {order.filled_value}"
                 self._wrong("F58", account, text, order.symbol)
+
+
+def _tables(rows: AccountLedger, keys: dict[str, set[str]] | None) -> Tables:
+    """The ledger's rows as an audit sees them: those that are named, or all."""
+
+    def wanted(table: str, key: str) -> bool:
+        return keys is None or key in keys.get(table, ())
+
+    positions = {str(n): row for n, row in rows.positions.items() if wanted("active_positions", str(n))}
+    return Tables(
+        active_positions=positions,
+        position_fills={
+            key: FillRow(number, fill, source)
+            for key, (number, fill, source) in rows.fills.items()
+            if wanted("position_fills", key)
+        },
+        order_intents={key: row for key, row in rows.intents.items() if wanted("order_intents", key)},
+        position_history={str(n): row for n, row in rows.history.items() if wanted("position_history", str(n))},
+    )
 
 
 def _journaled(journal: list[bytes], name: str) -> IntentRecord | None:

@@ -25,6 +25,7 @@ class Corporate:
 
     def __init__(self, world: TroubleSurroundings) -> None:
         self._world = world
+        self._split_already: set[str] = set()
         self.kinds: dict[str, Callable[[Random], bool]] = {
             "liquidation": self._liquidate,
             "assignment": self._assign,
@@ -81,6 +82,9 @@ class Corporate:
         if held is None or self._world.calendar.is_open(self._world.now()):
             return False
         symbol = held[1]
+        if symbol in self._split_already:
+            return False
+        self._split_already.add(symbol)
         self._world.split(symbol, 2)
         for exchange in self._world.exchanges.values():
             exchange.cancel_resting(symbol)

@@ -20,7 +20,7 @@ from exitguard.sim.stores import Disk, MemoryJournal, SimStore, StoreSurrounding
 from exitguard.sim.streams import SimMarketData, SimTradeStream
 from exitguard.sim.wire import Wire, WireSurroundings
 from exitguard.store.journaled import JournaledStore
-from exitguard.store.port import Lease, StoreError
+from exitguard.store.port import Lease, LeaseHeld, StoreError
 
 
 class MachineSurroundings(WireSurroundings, StoreSurroundings, Protocol):
@@ -77,11 +77,11 @@ class Machine:
         """Start the manager, again and again."""
         await asyncio.sleep(self._delay_first)
         while True:
-            await self._one_life()
-            calm = self._world.faults.over
-            await asyncio.sleep(1.0 if calm else self._rng.choice((0.2, 2.0, 10.0, 40.0)))
+            waits = (0.2, 2.0, 10.0, 40.0) if await self._one_life() else (5.0, 15.0, 40.0)
+            await asyncio.sleep(1.0 if self._world.faults.over else self._rng.choice(waits))
 
-    async def _one_life(self) -> None:
+    async def _one_life(self) -> bool:
+        """Run one process to its end; False when it could not become the manager: another one is."""
         self._lives += 1
         process = self.process = Process(f"{self.name}.{self._lives}")
         ended = asyncio.Event()
@@ -105,6 +105,7 @@ class Machine:
         if killed:
             self._world.timeline.note(process.name, "killed", self.account)
             self._free_lease(process.name)
+        return killed or task.cancelled() or not isinstance(task.exception(), LeaseHeld)
 
     def _plan_death(self, process: Process) -> None:
         """Some die while they start and recover."""

@@ -59,7 +59,7 @@ class Timeline:
             for line in self.lines
             if line.about in ("", account) and (not words or line.about == "" or any(w in line.text for w in words))
         ]
-        return [str(line) for line in chosen[-last:]]
+        return _collapsed(chosen)[-last:]
 
     @contextmanager
     def capturing_logs(self) -> Iterator[None]:
@@ -90,6 +90,20 @@ class Timeline:
             line = f"{line} {cause}".strip()
         self.note(process.name if process is not None else "world", line, account)
         raise structlog.DropEvent
+
+
+def _collapsed(lines: list[Line]) -> list[str]:
+    """Lines as text; what one actor says again and again is said once, with how often."""
+    found: list[tuple[Line, int]] = []
+    newest: dict[str, int] = {}
+    for line in lines:
+        before = newest.get(line.actor)
+        if before is not None and found[before][0].text == line.text:
+            found[before] = (found[before][0], found[before][1] + 1)
+            continue
+        newest[line.actor] = len(found)
+        found.append((line, 1))
+    return [f"{line}" + (f" ({times} times)" if times > 1 else "") for line, times in found]
 
 
 def _cause(error: object) -> str:

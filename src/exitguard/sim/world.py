@@ -34,6 +34,8 @@ from exitguard.sim.scenario import Entry, PricePath, Request, Scenario
 from exitguard.sim.timeline import Timeline
 from exitguard.sim.trouble import Trouble
 from exitguard.sim.verdict import unsettled
+from exitguard.sim.vigil import LOOK_SECONDS as LOOK_SECONDS_VIGIL
+from exitguard.sim.vigil import Vigil
 
 # After the faults stop: how long everything may take to come right, and how often it is looked at, in seconds.
 SETTLE_SECONDS = 600.0
@@ -59,6 +61,7 @@ class World:
         wrong_clocks = {"clock_skew", "clock_jump"} & faults.strength.keys()
         clock_error = timedelta(minutes=2) if wrong_clocks else timedelta(0)
         self.judge = Judge(self.ledger, self.exchanges, self.now, self.report, clock_error)
+        self.vigil = Vigil(self, clock_error)
         self.machines: list[Machine] = []
         self.paths: dict[str, PricePath] = {path.symbol: path for path in scenario.paths}
         self._neutral = Context()
@@ -106,6 +109,7 @@ class World:
         for machine in self.machines:
             self.start(machine.keep_running(), f"machine {machine.name}")
         self.start(self._market(), "market")
+        self.start(self._keep_vigil(), "vigil")
         self.start(self._sessions(), "sessions")
         for entry in scenario.entries:
             self.start(self._enter(entry), f"entry {entry.name}")
@@ -153,6 +157,7 @@ class World:
                 return
         for account in self.scenario.accounts:
             self.judge.check_prices(account)
+            self.judge.check_books(account)
 
     def _finish(self) -> None:
         for machine in self.machines:
@@ -166,6 +171,11 @@ class World:
             machine.end()
         for task in self._working:
             task.cancel()
+
+    async def _keep_vigil(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS_VIGIL)
+            self.vigil.look()
 
     # The market -------------------------------------------------------------------------------------------------
 
