@@ -272,7 +272,7 @@ async def test_f105_signals_are_claimed_once_newest_first_and_expire(world: Worl
     assert (await world.recommendation_status("large", expired))[0] == "expired"
 
 
-async def test_a_claim_takes_no_more_than_asked(world: World) -> None:
+async def test_f105_a_claim_takes_the_newest_and_no_more_than_asked(world: World) -> None:
     store, _ = await leased(world, "large", "dispatcher")
     for ticker in ("A", "B", "C"):
         await world.recommend("large", ticker=ticker, action="BUY_STOCK")

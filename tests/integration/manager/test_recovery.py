@@ -154,7 +154,7 @@ async def test_f38_a_late_copy_of_our_closing_fill_opens_nothing() -> None:
         assert len(managed.rows.history) == 1
 
 
-async def test_t9_i11_a_failed_or_empty_answer_never_empties_the_book() -> None:
+async def test_t9_f142_i11_a_failed_or_empty_answer_never_empties_the_book() -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         symbols = [f"AAPL260619C00{strike}000" for strike in range(150, 156)]
         for symbol in symbols:

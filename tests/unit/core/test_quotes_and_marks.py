@@ -44,7 +44,7 @@ NOW = LATER
         ("NaN", "NaN", 600, QuoteState.ABSENT),
     ],
 )
-def test_t11_every_state_of_a_quote(bid: str, ask: str, age: int, state: QuoteState) -> None:
+def test_t11_f17_every_state_of_a_quote(bid: str, ask: str, age: int, state: QuoteState) -> None:
     assert classify(quote(CALL, bid, ask, NOW - timedelta(seconds=age)), NOW, LIMITS) is state
 
 
