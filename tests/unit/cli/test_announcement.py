@@ -28,6 +28,7 @@ def records(tmp_path: Path) -> list[dict[str, Any]]:
     path = tmp_path / "exitguard.toml"
     path.write_text(ACCOUNT.format(name="large") + RISK + ACCOUNT.format(name="tiny"))
     settings = load_settings(path, {}, tmp_path)
+    structlog.reset_defaults()  # the level that a command of another test has set is still in force
     with structlog.testing.capture_logs() as found:
         _announce(settings, tuple(settings.accounts.values()), once=False)
     return [dict(record) for record in found]

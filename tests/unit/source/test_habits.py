@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "src" / "exitguard"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What stands in each of these is the end of a process of its own: the program, and a benchmark's child.
-ENTRY_POINTS = {"cli/main.py", "cli/bench/probed.py"}
+ENTRY_POINTS = {"cli/main.py", "cli/bench/probed.py", "cli/crashes/victim.py"}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
