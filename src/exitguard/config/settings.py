@@ -159,6 +159,7 @@ class AccountSettings(Frozen):
     policy_for: dict[Annotated[str, Field(min_length=1, max_length=80)], str] = Field(default_factory=dict)
     clock: Literal["real", "stepped"] = "real"
     requests_per_minute: Annotated[int, Field(ge=10, le=100_000)] = 200
+    lease_seconds: Annotated[int, Field(ge=2, le=300)] = 15
     risk: RiskSettings | None = None
 
     @model_validator(mode="after")
