@@ -163,12 +163,14 @@ class AccountManager:
                     self._on_trade_update(event)
                 case StreamUp():
                     self.context.stream_ready.set()
+                    self.context.stream_told.set()
                     self._down_since = None
                     self.context.alarms.clear("trade_stream", now)
                     self.context.alarms.clear(f"stream:{event.stream or 'trade_updates'}", now)
                     self.request_poll()
                 case StreamDown():
                     self.context.stream_ready.clear()
+                    self.context.stream_told.set()
                     self._down_since = self._down_since or now
                     self._note_stream_down(event, now)
                 case Unparsed():

@@ -66,6 +66,8 @@ class AccountContext:
     # When a fill of a contract was booked last; entries older than SETTLING are swept out.
     filled_at: dict[str, datetime] = field(default_factory=dict)
     stream_ready: asyncio.Event = field(default_factory=asyncio.Event)
+    # The trade stream has said for the first time how it is, good or bad.
+    stream_told: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: asyncio.TaskGroup | None = None
     log: Any = field(default_factory=structlog.get_logger)
     # Open orders by contract: an exit must not search everything that was ever ordered.

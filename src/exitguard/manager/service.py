@@ -1,6 +1,7 @@
 """Runs one account's manager as a process does: identity, lease, recovery, loops, orderly end."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
@@ -175,11 +176,15 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
 
 
 async def _stream_ready(context: AccountContext) -> None:
-    """Give the trade stream a moment, so that nothing falls between the first poll and the first message."""
-    try:
-        await asyncio.wait_for(context.stream_ready.wait(), STREAM_READY_SECONDS)
-    except TimeoutError:
-        context.log.warning("trade stream not ready, starting on REST alone", waited_seconds=STREAM_READY_SECONDS)
+    """Give the trade stream a moment, so that nothing falls between the first poll and the first message.
+
+    One that says that it is down is not waited for: after a process that hung, the broker may keep its connection for
+    90 s, and every (re)connection is followed by a poll anyway.
+    """
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(context.stream_told.wait(), STREAM_READY_SECONDS)
+    if not context.stream_up:
+        context.log.warning("trade stream not ready, starting on REST alone")
 
 
 async def _renew(context: AccountContext, lease: Lease) -> None:
