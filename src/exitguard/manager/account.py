@@ -45,6 +45,7 @@ from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.fills import count_in
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.reconciler import Reconciler
+from exitguard.manager.requests import BOOK_VERBS, Desk
 from exitguard.manager.restorer import Restorer
 from exitguard.manager.tracked import Tracked
 from exitguard.manager.watcher import Watcher
@@ -70,6 +71,9 @@ class AccountManager:
         self.reconciler = Reconciler(context, self._lifecycle)
         self._poll_wanted = asyncio.Event()
         self._polling = asyncio.Lock()
+        self.desk = Desk(context, self._lifecycle, self.reconciler, self._polling)
+        # Requests about the books by id: each is answered once in the life of this process.
+        self.requests: dict[int, asyncio.Task[None]] = {}
         self._watched: frozenset[str] = frozenset()
         self._down_since: datetime | None = None
         self._unreadable: set[UUID] = set()
@@ -459,6 +463,10 @@ class AccountManager:
 
     def _take(self, command: CommandRecord) -> None:
         context, now = self.context, self.context.clock.now()
+        if command.verb in BOOK_VERBS:
+            if command.id not in self.requests:
+                self.requests[command.id] = context.spawn(self.desk.answer(command), f"request {command.id}")
+            return
         chosen = [t for t in context.positions.values() if _concerns(command, t)]
         if not chosen:
             what = command.symbol or command.position_id or "any position"

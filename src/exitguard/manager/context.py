@@ -185,6 +185,10 @@ class AccountContext:
         """Orders of a contract that may still fill, as far as we know."""
         return list(self._open_orders.get(symbol, {}).values())
 
+    def open_orders(self) -> list[BrokerOrder]:
+        """All orders that may still fill, as far as we know."""
+        return [order for same_contract in self._open_orders.values() for order in same_contract.values()]
+
     def expiry_moment(self, instrument: Instrument) -> datetime | None:
         """Close of the last session in which an option trades; None for a stock."""
         if instrument.expiry is None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -56,6 +56,53 @@ async def run_manager(
     log = structlog.get_logger().bind(account=options.account_name, build=options.build)
     log.info("Position Manager starting", mode=options.mode, policy_hash=options.policy_hash, holder=options.holder)
     log.info(f"Managing positions for account: {options.account_name}", tier=options.tier)
+    context = await _prepare(options, store, broker, clock, log)
+    async with _leased(context) as lease:
+        try:
+            await _manage(AccountManager(context, trade_stream, market_data), lease, stop)
+        except BaseExceptionGroup as group:
+            raise _cause(group, log) from group
+        finally:
+            log.info("Position Manager completed")
+
+
+async def visit_account(
+    options: ManagerOptions,
+    store: AccountStore,
+    broker: Broker,
+    trade_stream: TradeStream,
+    market_data: MarketData,
+    clock: Clock,
+    *,
+    request: int,
+) -> None:
+    """Answer one request about the books of an account that nobody manages, under its lease, and go.
+
+    Nothing is evaluated, no stream is opened, no order is sent, and closes that were begun wait for a manager. Raises
+    what `run_manager` raises.
+    """
+    log = structlog.get_logger().bind(account=options.account_name, build=options.build)
+    context = await _prepare(options, store, broker, clock, log)
+    async with _leased(context) as lease:
+        manager = AccountManager(context, trade_stream, market_data)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                context.tasks = tasks
+                renewing = tasks.create_task(_renew(context, lease))
+                manager.restore(await store.load())
+                for command in await store.pending_commands():
+                    if command.id == request:
+                        await manager.desk.answer(command)
+                await context.ledger.commit()
+                renewing.cancel()
+        except BaseExceptionGroup as group:
+            raise _cause(group, log) from group
+
+
+async def _prepare(
+    options: ManagerOptions, store: AccountStore, broker: Broker, clock: Clock, log: structlog.stdlib.BoundLogger
+) -> AccountContext:
+    """Make sure whose keys these are, and gather what an account's parts share."""
     account = await _patiently(broker.account, log)
     _check_identity(options, account)
     await store.bind_account_number(account.account_number, options.tier, options.mode)
@@ -64,22 +111,29 @@ async def run_manager(
     alarms = Alarms(ledger, options.account_name)
     context = AccountContext(options, broker, clock, ledger, alarms, calendar)
     context.account_number, context.log = account.account_number, log
+    return context
+
+
+@contextlib.asynccontextmanager
+async def _leased(context: AccountContext) -> AsyncIterator[Lease]:
+    """Hold the account's lease, and give it back. Raises LeaseHeld."""
+    store, options = context.ledger.store, context.options
     lease = await store.acquire_lease(options.holder, options.lease_ttl)
-    ledger.epoch = lease.epoch
-    manager = AccountManager(context, trade_stream, market_data)
+    context.ledger.epoch = lease.epoch
     try:
-        await _manage(manager, lease, stop)
-    except BaseExceptionGroup as group:
-        # The first failure is the cause; the others are its consequences and are in the log.
-        for error in group.exceptions[1:]:
-            log.error("account stopped, also failed", reason=repr(error))
-        raise group.exceptions[0] from group
+        yield lease
     finally:
         try:
             await store.release_lease(lease)
         except StoreUnavailable as error:
-            log.warning("lease not given back, it ends by itself", reason=str(error))
-        log.info("Position Manager completed")
+            context.log.warning("lease not given back, it ends by itself", reason=str(error))
+
+
+def _cause(group: BaseExceptionGroup[BaseException], log: structlog.stdlib.BoundLogger) -> BaseException:
+    """The first failure is the cause; the others are its consequences and are said in the log."""
+    for error in group.exceptions[1:]:
+        log.error("account stopped, also failed", reason=repr(error))
+    return group.exceptions[0]
 
 
 def _check_identity(options: ManagerOptions, account: BrokerAccount) -> None:
@@ -162,7 +216,7 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
             await stop.wait()
             context.log.info("stopping: closes that do not end in time are resumed at the next start")
             await manager.wait_for_closes(STOP_WAIT_SECONDS)
-        for task in loops:
+        for task in (*loops, *manager.requests.values()):
             task.cancel()
         for tracked in context.positions.values():
             for work in (tracked.closer, tracked.restorer):
