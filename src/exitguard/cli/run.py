@@ -9,6 +9,7 @@ import uvloop
 from cyclopts import Parameter
 
 from exitguard.cli.context import load, selected_accounts
+from exitguard.cli.endpoint import open_endpoint
 from exitguard.cli.exits import CommandFailed, Exit
 from exitguard.cli.ledger import open_ledger
 from exitguard.cli.output import ConfigFile
@@ -96,7 +97,7 @@ async def _serve(settings: Settings, accounts: tuple[AccountSettings, ...], once
     async with open_ledger(settings) as url:
         fleet = Fleet(stop)
         units = [AccountUnit(account, settings, url, fleet, once=once, standby=standby) for account in accounts]
-        async with asyncio.TaskGroup() as tasks:
+        async with open_endpoint(settings.watch.listen, fleet), asyncio.TaskGroup() as tasks:
             reminder = tasks.create_task(fleet.remind())
             running = [tasks.create_task(unit.run(), name=f"account {unit.name}") for unit in units]
             await asyncio.wait(running)

@@ -31,6 +31,7 @@ from exitguard.dispatch.options import DispatcherOptions
 from exitguard.dispatch.service import run_dispatcher
 from exitguard.manager.options import ManagerOptions
 from exitguard.manager.service import run_manager, visit_account
+from exitguard.manager.vitals import Vitals, WatchLimits
 from exitguard.store.journal import Journal, JournalError
 from exitguard.store.journaled import JournaledStore
 from exitguard.store.port import AccountMismatch, LeaseHeld, LeaseLost, SchemaMismatch
@@ -74,6 +75,8 @@ class Fleet:
     waiting: dict[str, Failure] = field(default_factory=dict)
     ever_ran: set[str] = field(default_factory=set)
     hopeless: asyncio.Event = field(default_factory=asyncio.Event)
+    # What each account's manager shows of itself since it was started last.
+    vitals: dict[str, Vitals] = field(default_factory=dict)
 
     def enter(self, name: str, state: State) -> None:
         """Note an account's state."""
@@ -318,6 +321,8 @@ class AccountUnit:
         return self._settings.select_policy(self._account, strategy, instrument)
 
     def _manager_options(self) -> ManagerOptions:
+        watch = self._settings.watch
+        self._fleet.vitals[self.name] = Vitals()
         return ManagerOptions(
             account_name=self.name,
             tier=self._account.tier,
@@ -331,6 +336,15 @@ class AccountUnit:
             once=self._once,
             stepped=self._account.clock == "stepped",
             lease_ttl=timedelta(seconds=self._account.lease_seconds),
+            skew_alarm=timedelta(seconds=float(watch.clock_skew_seconds)),
+            limits=WatchLimits(
+                sweep_silence=timedelta(seconds=watch.sweep_silence_seconds),
+                poll_silence=timedelta(seconds=watch.poll_silence_seconds),
+                ledger_silence=timedelta(seconds=watch.ledger_silence_seconds),
+                stale=timedelta(seconds=watch.stale_position_seconds),
+                creations_a_minute=watch.creations_a_minute,
+            ),
+            vitals=self._fleet.vitals[self.name],
         )
 
     # Dispatcher -------------------------------------------------------------------------------------------------------

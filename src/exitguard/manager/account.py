@@ -260,7 +260,8 @@ class AccountManager:
             context.log.warning("broker poll failed", reason=str(error))
             context.alarms.raise_alarm("broker", "broker_unreachable", f"the broker does not answer: {error}", now)
             return False
-        context.alarms.clear("broker", context.clock.now())
+        context.progress.polled_at = context.clock.now()
+        context.alarms.clear("broker", context.progress.polled_at)
         return True
 
     async def poll(self, *, patient: bool = True) -> None:
@@ -344,6 +345,7 @@ class AccountManager:
         # A database that stumbles is asked once more at once; one that is away must not hold up the next sweep.
         if not await self._record_sweep(marks, now) and time.monotonic() - began < SWEEP_RETRY_WITHIN_SECONDS:
             await self._record_sweep(marks, now)
+        context.progress.swept_at = now
         return now
 
     async def _record_sweep(self, marks: Sequence[Mark], now: datetime) -> bool:
@@ -354,6 +356,7 @@ class AccountManager:
             if marks:
                 await self._write_marks(marks)
             await context.ledger.store.beat(self._heartbeat(now), context.ledger.epoch)
+            context.progress.beaten_at = now
         except StoreUnavailable as error:
             context.log.error("marks and heartbeat not written", reason=str(error))
             return False

@@ -24,6 +24,7 @@ from exitguard.manager.ledger import Ledger
 from exitguard.manager.options import ManagerOptions
 from exitguard.manager.orders import intent_status
 from exitguard.manager.tracked import Tracked
+from exitguard.manager.vitals import Progress
 
 # Terminal orders are remembered for attribution (bracket leg or stranger?); the oldest are forgotten past this.
 MAX_KNOWN_ORDERS = 20_000
@@ -68,6 +69,7 @@ class AccountContext:
     stream_ready: asyncio.Event = field(default_factory=asyncio.Event)
     # The trade stream has said for the first time how it is, good or bad.
     stream_told: asyncio.Event = field(default_factory=asyncio.Event)
+    progress: Progress = field(default_factory=Progress)
     tasks: asyncio.TaskGroup | None = None
     log: Any = field(default_factory=structlog.get_logger)
     # Open orders by contract: an exit must not search everything that was ever ordered.

@@ -26,6 +26,7 @@ from exitguard.manager.alarms import Alarms
 from exitguard.manager.context import AccountContext
 from exitguard.manager.ledger import Ledger
 from exitguard.manager.options import ManagerOptions
+from exitguard.manager.watchdog import Watchdog
 from exitguard.store.port import AccountMismatch, AccountStore, Lease, StoreUnavailable
 
 T = TypeVar("T")
@@ -212,6 +213,7 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
                 tasks.create_task(manager.follow_commands(), name="requests"),
                 tasks.create_task(_follow_skew(context), name="clock skew"),
                 tasks.create_task(_follow_calendar(context), name="calendar"),
+                tasks.create_task(Watchdog(context).run(), name="watchdog"),
             ]
             await stop.wait()
             context.log.info("stopping: closes that do not end in time are resumed at the next start")
