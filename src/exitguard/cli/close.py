@@ -1,8 +1,6 @@
 """`exitguard close`."""
 
 import asyncio
-import getpass
-import socket
 import time
 from typing import Annotated
 
@@ -12,6 +10,7 @@ from exitguard.cli.context import load, quiet_logs
 from exitguard.cli.database import Row, ask
 from exitguard.cli.exits import CommandFailed, Exit, one_line
 from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json, remark
+from exitguard.cli.requests import asker
 from exitguard.core.records import CommandVerb
 from exitguard.store.operator import Operator
 
@@ -34,7 +33,7 @@ def close(
     quiet_logs()
     if (target is None) == (not all):
         raise CommandFailed("say what to close: a contract symbol, a position id, or --all", Exit.USAGE)
-    asker = one_line(f"{_who()}{f': {reason}' if reason else ''}")[:200]
+    asked_by = one_line(f"{asker()}{f': {reason}' if reason else ''}")[:200]
 
     async def request(operator: Operator) -> tuple[list[Row], list[str]]:
         chosen = _choose(await operator.live_rows(account), target, account)
@@ -42,7 +41,7 @@ def close(
             await operator.insert_command(
                 row["account_name"],
                 CommandVerb.CLOSE,
-                requested_by=asker,
+                requested_by=asked_by,
                 position_id=row["id"],
                 symbol=row["symbol"],
             )
@@ -68,13 +67,6 @@ def _choose(held: list[Row], target: str | None, account: str | None) -> list[Ro
     if len(accounts) > 1:
         raise CommandFailed(f"{text} is held in {', '.join(accounts)}; choose one with --account", Exit.USAGE)
     return chosen
-
-
-def _who() -> str:
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):  # an identity without a name, as containers have
-        return f"unknown@{socket.gethostname()}"
 
 
 async def _wait(operator: Operator, asked: list[int], timeout: float) -> list[Row]:

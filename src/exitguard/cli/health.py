@@ -9,8 +9,6 @@ from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json,
 from exitguard.config.settings import Settings
 from exitguard.store.operator import Operator
 
-# A manager beats with every sweep, once a minute; two missed beats and some slack are silence.
-SILENCE_SECONDS = 150
 MANAGER = "manager"
 
 
@@ -36,7 +34,7 @@ async def _examine(operator: Operator, settings: Settings, only: str | None) -> 
     alarms = [row for row in await operator.alarms() if ours(row)]
     summary = await operator.health()
     for row in beats:
-        row["state"] = _state(row)
+        row["state"] = _state(row, settings.watch.ledger_silence_seconds)
         del row["details"]  # what a component keeps for itself
     problems = [*_silence(beats, held), *(f"{a['account_name']}: alarm {a['kind']}: {a['message']}" for a in alarms)]
     if only is None:
@@ -53,10 +51,10 @@ async def _examine(operator: Operator, settings: Settings, only: str | None) -> 
     }
 
 
-def _state(row: Row) -> str:
+def _state(row: Row, silence_seconds: float) -> str:
     if row["stopped"]:
         return "stopped"
-    return "fresh" if row["leased"] and row["age_seconds"] <= SILENCE_SECONDS else "silent"
+    return "fresh" if row["leased"] and row["age_seconds"] <= silence_seconds else "silent"
 
 
 def _silence(beats: list[Row], held: dict[str, int]) -> list[str]:

@@ -9,6 +9,7 @@ import uvloop
 from cyclopts import Parameter
 
 from exitguard.cli.context import load, selected_accounts
+from exitguard.cli.endpoint import open_endpoint
 from exitguard.cli.exits import CommandFailed, Exit
 from exitguard.cli.ledger import open_ledger
 from exitguard.cli.output import ConfigFile
@@ -27,11 +28,15 @@ def run(
         list[str] | None, Parameter(negative="", help="Only this account; may be repeated. Else all of the file.")
     ] = None,
     once: Annotated[bool, Parameter(negative="", help="One cycle of management, then end; as RUN_MODE=ONCE.")] = False,
+    standby: Annotated[
+        bool, Parameter(negative="", help="Wait while another process manages an account, and take over from it.")
+    ] = False,
     config: ConfigFile = None,
 ) -> int:
     """Manage the accounts until stopped (SIGTERM or SIGINT, exit 0). Logs go to stderr.
 
-    An account that cannot run does not stop the others, but the exit code is then that of its failure.
+    An account that cannot run does not stop the others, but the exit code is then that of its failure. An account that
+    another process manages is such a failure, unless this one is a standby.
     """
     logs.setup("info", "json")
     try:
@@ -45,8 +50,11 @@ def run(
         raise
     logs.setup(settings.log.level, settings.log.format)
     ensure_state_dir()
+    once = once or settings.run_mode is RunMode.ONCE
+    if once and standby:
+        raise CommandFailed("--standby waits for its turn and then stays: it cannot be one cycle", Exit.USAGE)
     _announce(settings, accounts, once)
-    return uvloop.run(_serve(settings, accounts, once or settings.run_mode is RunMode.ONCE))
+    return uvloop.run(_serve(settings, accounts, once, standby))
 
 
 def _accounts(settings: Settings, names: list[str] | None) -> tuple[AccountSettings, ...]:
@@ -81,15 +89,15 @@ def _announce(settings: Settings, accounts: tuple[AccountSettings, ...], once: b
             log.info("Effective limits", account=account.name, limits=account.risk.model_dump(mode="json"))
 
 
-async def _serve(settings: Settings, accounts: tuple[AccountSettings, ...], once: bool) -> int:
+async def _serve(settings: Settings, accounts: tuple[AccountSettings, ...], once: bool, standby: bool) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _request_stop, stop, number)
     async with open_ledger(settings) as url:
         fleet = Fleet(stop)
-        units = [AccountUnit(account, settings, url, fleet, once=once) for account in accounts]
-        async with asyncio.TaskGroup() as tasks:
+        units = [AccountUnit(account, settings, url, fleet, once=once, standby=standby) for account in accounts]
+        async with open_endpoint(settings.watch.listen, fleet), asyncio.TaskGroup() as tasks:
             reminder = tasks.create_task(fleet.remind())
             running = [tasks.create_task(unit.run(), name=f"account {unit.name}") for unit in units]
             await asyncio.wait(running)

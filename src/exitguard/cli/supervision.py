@@ -18,6 +18,7 @@ from exitguard.broker.port import Broker, BrokerRateLimited, BrokerUnauthorised,
 from exitguard.broker.rest import AlpacaBroker
 from exitguard.cli.brokers import CLOCK_REQUESTS_PER_MINUTE, make_broker, make_market_data, make_trade_stream
 from exitguard.cli.exits import Exit, exit_code_of, first_cause
+from exitguard.cli.standby import until_free
 from exitguard.config.build import build_info
 from exitguard.config.errors import ConfigError
 from exitguard.config.paths import state_dir
@@ -29,7 +30,8 @@ from exitguard.core.records import Heartbeat
 from exitguard.dispatch.options import DispatcherOptions
 from exitguard.dispatch.service import run_dispatcher
 from exitguard.manager.options import ManagerOptions
-from exitguard.manager.service import run_manager
+from exitguard.manager.service import run_manager, visit_account
+from exitguard.manager.vitals import Vitals, WatchLimits
 from exitguard.store.journal import Journal, JournalError
 from exitguard.store.journaled import JournaledStore
 from exitguard.store.port import AccountMismatch, LeaseHeld, LeaseLost, SchemaMismatch
@@ -48,6 +50,7 @@ class State(Enum):
     """Where an account's manager is in its life."""
 
     STARTING = "starting"
+    STANDING_BY = "standing by"
     RUNNING = "running"
     WAITING = "waiting"
     ENDED = "ended"
@@ -72,6 +75,8 @@ class Fleet:
     waiting: dict[str, Failure] = field(default_factory=dict)
     ever_ran: set[str] = field(default_factory=set)
     hopeless: asyncio.Event = field(default_factory=asyncio.Event)
+    # What each account's manager shows of itself since it was started last.
+    vitals: dict[str, Vitals] = field(default_factory=dict)
 
     def enter(self, name: str, state: State) -> None:
         """Note an account's state."""
@@ -80,7 +85,8 @@ class Fleet:
             self.ever_ran.add(name)
             self.waiting.pop(name, None)
         # When nobody runs, nobody ever did, and nobody is about to, waiting is of no use: the start has failed.
-        active = any(each in (State.STARTING, State.RUNNING) for each in self.states.values())
+        alive = (State.STARTING, State.STANDING_BY, State.RUNNING)
+        active = any(each in alive for each in self.states.values())
         if not active and not self.ever_ran:
             self.hopeless.set()
 
@@ -108,15 +114,28 @@ class AnnouncingStore(JournaledStore):
 
 
 class AccountUnit:
-    """One account: its manager, its clock, and its dispatcher where it has risk limits."""
+    """One account: its manager, its clock, and its dispatcher where it has risk limits.
 
-    def __init__(self, account: AccountSettings, settings: Settings, url: str, fleet: Fleet, *, once: bool) -> None:
+    With `standby` it waits while another process manages the account, and takes over when that one dies or hangs.
+    """
+
+    def __init__(
+        self,
+        account: AccountSettings,
+        settings: Settings,
+        url: str,
+        fleet: Fleet,
+        *,
+        once: bool,
+        standby: bool = False,
+    ) -> None:
         self.name = account.name
         self._account = account
         self._settings = settings
         self._url = url
         self._fleet = fleet
         self._once = once
+        self._standby = standby
         self._build = build_info().label
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._log: Any = structlog.get_logger().bind(account=account.name, build=self._build)
@@ -135,6 +154,10 @@ class AccountUnit:
                 return
             except Exception as error:
                 failure = self._failure(error)
+            if self._standby and isinstance(failure[0], LeaseHeld | LeaseLost):
+                # Somebody else was faster, or took over from us while we hung: we stand by again.
+                self._log.error("another process manages the account now", reason=failure[1].reason)
+                continue
             if self._once or self._is_final(failure[0]):
                 self._give_up(failure[1])
                 return
@@ -186,6 +209,8 @@ class AccountUnit:
             opened = await self._open()
             broker = make_broker(self._account, opened)
             stack.push_async_callback(broker.close)
+            if self._standby and not await self._stand_by():
+                return
             clock = await self._clock(broker)
             watched = asyncio.Event()
             store = await self._store(watched)
@@ -211,6 +236,38 @@ class AccountUnit:
                 for helper in (*helpers, dispatcher):
                     helper.cancel()
 
+    async def visit(self, request: int) -> None:
+        """Answer one request about the account's books while nobody manages it. Raises what the manager raises."""
+        async with AsyncExitStack() as stack:
+            opened = await self._open()
+            broker = make_broker(self._account, opened)
+            stack.push_async_callback(broker.close)
+            clock = await self._clock(broker)
+            # With the journal: what a manager could not write any more comes first.
+            store = await self._store(asyncio.Event())
+            stack.push_async_callback(store.close)
+            await visit_account(
+                self._manager_options(),
+                store,
+                broker,
+                make_trade_stream(self._account, opened),
+                make_market_data(self._account, opened),
+                clock,
+                request=request,
+            )
+
+    async def _stand_by(self) -> bool:
+        """Wait while another process manages the account; False when told to stop."""
+        store = await PgAccountStore.connect(self._url, self.name)
+        try:
+            self._fleet.enter(self.name, State.STANDING_BY)
+            if not await until_free(store, self._fleet.stop, self._log):
+                return False
+        finally:
+            await store.close()
+        self._fleet.enter(self.name, State.STARTING)
+        return True
+
     async def _open(self) -> Credentials:
         """Read the keys anew for each life: they may have been rotated. In a thread, because AWS blocks."""
         reader = SecretReader(region=self._settings.aws_region)
@@ -232,7 +289,7 @@ class AccountUnit:
     async def _store(self, watched: asyncio.Event) -> AnnouncingStore:
         inner = await PgAccountStore.connect(self._url, self.name)
         try:
-            journal = await asyncio.to_thread(Journal.open, state_dir() / "journal", self.name)
+            journal = await asyncio.to_thread(Journal.open_any, state_dir() / "journal", self.name)
         except BaseException:
             await inner.close()
             raise
@@ -264,6 +321,8 @@ class AccountUnit:
         return self._settings.select_policy(self._account, strategy, instrument)
 
     def _manager_options(self) -> ManagerOptions:
+        watch = self._settings.watch
+        self._fleet.vitals[self.name] = Vitals()
         return ManagerOptions(
             account_name=self.name,
             tier=self._account.tier,
@@ -276,6 +335,16 @@ class AccountUnit:
             expected_account_number=self._account.account_number,
             once=self._once,
             stepped=self._account.clock == "stepped",
+            lease_ttl=timedelta(seconds=self._account.lease_seconds),
+            skew_alarm=timedelta(seconds=float(watch.clock_skew_seconds)),
+            limits=WatchLimits(
+                sweep_silence=timedelta(seconds=watch.sweep_silence_seconds),
+                poll_silence=timedelta(seconds=watch.poll_silence_seconds),
+                ledger_silence=timedelta(seconds=watch.ledger_silence_seconds),
+                stale=timedelta(seconds=watch.stale_position_seconds),
+                creations_a_minute=watch.creations_a_minute,
+            ),
+            vitals=self._fleet.vitals[self.name],
         )
 
     # Dispatcher -------------------------------------------------------------------------------------------------------
@@ -323,7 +392,7 @@ class AccountUnit:
             build=self._build,
             policy_hash=self._settings.policies_hash(self._account),
             config_hash=self._settings.config_hash,
-            lease_ttl=timedelta(seconds=15),
+            lease_ttl=timedelta(seconds=self._account.lease_seconds),
         )
         try:
             await run_dispatcher(self._account, store, broker, clock, stop=self._fleet.stop, options=options)

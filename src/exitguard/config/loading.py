@@ -30,13 +30,14 @@ from exitguard.config.settings import (
     RiskSettings,
     RunMode,
     Settings,
+    WatchSettings,
 )
 from exitguard.config.validation import problems_of
 from exitguard.core.policy import policy_body
 
 CONFIG_NAME = "exitguard.toml"
 _LARGEST_FILE = 1_000_000
-_SECTIONS = ("database", "accounts", "policies", "log")
+_SECTIONS = ("database", "accounts", "policies", "watch", "log")
 _OUR_VARIABLES = ("EXITGUARD_CONFIG", "EXITGUARD_STATE_DIR", "EXITGUARD_LOG_LEVEL", "EXITGUARD_LOG_FORMAT")
 # Variables that look like ours and are not read: a typing error here once ended a service after its first cycle (F77).
 _LOOKALIKES = {"MODE": "RUN_MODE", "RUNMODE": "RUN_MODE", "ACCOUNT": "ACCOUNT_NAME", "DB_URL": "DATABASE_URL"}
@@ -48,6 +49,10 @@ class _Database(Frozen):
 
 class _Log(Frozen):
     log: LogSettings
+
+
+class _Watch(Frozen):
+    watch: WatchSettings
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str], folder: Path) -> tuple[Path | None, tuple[str, ...]]:
@@ -100,6 +105,7 @@ def load_settings(
         problems,
     )
     log = _section(_Log, "log", body.get("log", {}), LogSettings, where, problems)
+    watch = _section(_Watch, "watch", body.get("watch", {}), WatchSettings, where, problems)
     accounts = _accounts(_table(body, "accounts", where, problems), where, path, problems)
     problems += mode_problems + policy_problems
     wanted = set(policies) | set(_table(body, "policies", where, []))
@@ -111,12 +117,14 @@ def load_settings(
         raise ConfigError(problems)
     assert isinstance(database, _Database)
     assert isinstance(log, _Log)
+    assert isinstance(watch, _Watch)
     region = environ.get("AWS_REGION") or None
     selected = tuple(name for name in accounts if account in (None, name))
     effective = {
         "database": _plain(database.database),
         "accounts": {name: _plain(each) for name, each in accounts.items()},
         "policies": {name: policy_body(each) for name, each in policies.items()},
+        "watch": _plain(watch.watch),
         "run_mode": run_mode.value,
         "selected": selected,
         "aws_region": region,
@@ -127,6 +135,7 @@ def load_settings(
         accounts=accounts,
         policies=policies,
         log=log.log,
+        watch=watch.watch,
         run_mode=run_mode,
         selected=selected,
         aws_region=region,
@@ -168,7 +177,7 @@ def _table(body: Mapping[str, Any], name: str, where: str, problems: list[Proble
 
 
 def _section(
-    wrapper: type[_Database] | type[_Log],
+    wrapper: type[_Database] | type[_Log] | type[_Watch],
     name: str,
     value: Any,
     model: type[Frozen],

@@ -159,6 +159,7 @@ class AccountSettings(Frozen):
     policy_for: dict[Annotated[str, Field(min_length=1, max_length=80)], str] = Field(default_factory=dict)
     clock: Literal["real", "stepped"] = "real"
     requests_per_minute: Annotated[int, Field(ge=10, le=100_000)] = 200
+    lease_seconds: Annotated[int, Field(ge=2, le=300)] = 15
     risk: RiskSettings | None = None
 
     @model_validator(mode="after")
@@ -174,6 +175,21 @@ class AccountSettings(Frozen):
         if self.key == self.secret:
             raise ValueError("key and secret to be different references")
         return self
+
+
+class WatchSettings(Frozen):
+    """When the process itself is an alarm, and where it shows its health. Ages are seconds of venue time.
+
+    `listen` is HOST:PORT of the health endpoint; without it there is none, and port 0 takes a free one.
+    """
+
+    listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")] | None = None
+    sweep_silence_seconds: Annotated[int, Field(ge=121, le=3600)] = 150
+    poll_silence_seconds: Annotated[int, Field(ge=15, le=3600)] = 60
+    ledger_silence_seconds: Annotated[int, Field(ge=121, le=3600)] = 150
+    stale_position_seconds: Annotated[int, Field(ge=121, le=3600)] = 300
+    creations_a_minute: Annotated[int, Field(ge=1, le=100_000)] = 30
+    clock_skew_seconds: Annotated[Decimal, Field(gt=0, le=60)] = Decimal(2)
 
 
 class LogSettings(Frozen):
@@ -200,6 +216,7 @@ class Settings:
     selected: tuple[str, ...]
     aws_region: str | None
     config_hash: str
+    watch: WatchSettings = field(default_factory=WatchSettings)
     searched: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 

@@ -45,6 +45,7 @@ from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.fills import count_in
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.reconciler import Reconciler
+from exitguard.manager.requests import BOOK_VERBS, Desk
 from exitguard.manager.restorer import Restorer
 from exitguard.manager.tracked import Tracked
 from exitguard.manager.watcher import Watcher
@@ -70,6 +71,9 @@ class AccountManager:
         self.reconciler = Reconciler(context, self._lifecycle)
         self._poll_wanted = asyncio.Event()
         self._polling = asyncio.Lock()
+        self.desk = Desk(context, self._lifecycle, self.reconciler, self._polling)
+        # Requests about the books by id: each is answered once in the life of this process.
+        self.requests: dict[int, asyncio.Task[None]] = {}
         self._watched: frozenset[str] = frozenset()
         self._down_since: datetime | None = None
         self._unreadable: set[UUID] = set()
@@ -163,12 +167,14 @@ class AccountManager:
                     self._on_trade_update(event)
                 case StreamUp():
                     self.context.stream_ready.set()
+                    self.context.stream_told.set()
                     self._down_since = None
                     self.context.alarms.clear("trade_stream", now)
                     self.context.alarms.clear(f"stream:{event.stream or 'trade_updates'}", now)
                     self.request_poll()
                 case StreamDown():
                     self.context.stream_ready.clear()
+                    self.context.stream_told.set()
                     self._down_since = self._down_since or now
                     self._note_stream_down(event, now)
                 case Unparsed():
@@ -254,7 +260,8 @@ class AccountManager:
             context.log.warning("broker poll failed", reason=str(error))
             context.alarms.raise_alarm("broker", "broker_unreachable", f"the broker does not answer: {error}", now)
             return False
-        context.alarms.clear("broker", context.clock.now())
+        context.progress.polled_at = context.clock.now()
+        context.alarms.clear("broker", context.progress.polled_at)
         return True
 
     async def poll(self, *, patient: bool = True) -> None:
@@ -338,6 +345,7 @@ class AccountManager:
         # A database that stumbles is asked once more at once; one that is away must not hold up the next sweep.
         if not await self._record_sweep(marks, now) and time.monotonic() - began < SWEEP_RETRY_WITHIN_SECONDS:
             await self._record_sweep(marks, now)
+        context.progress.swept_at = now
         return now
 
     async def _record_sweep(self, marks: Sequence[Mark], now: datetime) -> bool:
@@ -348,6 +356,7 @@ class AccountManager:
             if marks:
                 await self._write_marks(marks)
             await context.ledger.store.beat(self._heartbeat(now), context.ledger.epoch)
+            context.progress.beaten_at = now
         except StoreUnavailable as error:
             context.log.error("marks and heartbeat not written", reason=str(error))
             return False
@@ -457,6 +466,10 @@ class AccountManager:
 
     def _take(self, command: CommandRecord) -> None:
         context, now = self.context, self.context.clock.now()
+        if command.verb in BOOK_VERBS:
+            if command.id not in self.requests:
+                self.requests[command.id] = context.spawn(self.desk.answer(command), f"request {command.id}")
+            return
         chosen = [t for t in context.positions.values() if _concerns(command, t)]
         if not chosen:
             what = command.symbol or command.position_id or "any position"

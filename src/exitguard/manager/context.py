@@ -24,6 +24,7 @@ from exitguard.manager.ledger import Ledger
 from exitguard.manager.options import ManagerOptions
 from exitguard.manager.orders import intent_status
 from exitguard.manager.tracked import Tracked
+from exitguard.manager.vitals import Progress
 
 # Terminal orders are remembered for attribution (bracket leg or stranger?); the oldest are forgotten past this.
 MAX_KNOWN_ORDERS = 20_000
@@ -66,6 +67,9 @@ class AccountContext:
     # When a fill of a contract was booked last; entries older than SETTLING are swept out.
     filled_at: dict[str, datetime] = field(default_factory=dict)
     stream_ready: asyncio.Event = field(default_factory=asyncio.Event)
+    # The trade stream has said for the first time how it is, good or bad.
+    stream_told: asyncio.Event = field(default_factory=asyncio.Event)
+    progress: Progress = field(default_factory=Progress)
     tasks: asyncio.TaskGroup | None = None
     log: Any = field(default_factory=structlog.get_logger)
     # Open orders by contract: an exit must not search everything that was ever ordered.
@@ -182,6 +186,10 @@ class AccountContext:
     def open_orders_on(self, symbol: str) -> list[BrokerOrder]:
         """Orders of a contract that may still fill, as far as we know."""
         return list(self._open_orders.get(symbol, {}).values())
+
+    def open_orders(self) -> list[BrokerOrder]:
+        """All orders that may still fill, as far as we know."""
+        return [order for same_contract in self._open_orders.values() for order in same_contract.values()]
 
     def expiry_moment(self, instrument: Instrument) -> datetime | None:
         """Close of the last session in which an option trades; None for a stock."""

@@ -278,8 +278,10 @@ class Lifecycle:
         if tracked.holding.is_flat and record.status is not PositionStatus.CLOSING:
             tracked.record = replace(tracked.record, close_reason=self._foreign_reason(record, order))
 
-    def book_reconciled(self, tracked: Tracked, fill: Fill, finding: Finding, now: datetime) -> None:
-        """Book a quantity that the broker holds and no order explains, with the finding as its evidence."""
+    def book_reconciled(
+        self, tracked: Tracked, fill: Fill, finding: Finding, now: datetime, **evidence: object
+    ) -> None:
+        """Book a quantity that no order explains, with the finding and what else is known as evidence."""
         tracked.holding = apply_fill(tracked.holding, fill)
         tracked.refresh_from_holding()
         self.refresh_bracket(tracked, now)
@@ -290,7 +292,14 @@ class Lifecycle:
             AppendEvent(
                 EventType.RECONCILED,
                 now,
-                {"finding": finding.kind, "ours": finding.ours, "theirs": finding.theirs, "repair": "adopted"},
+                {
+                    "finding": finding.kind,
+                    "ours": finding.ours,
+                    "theirs": finding.theirs,
+                    "quantity": fill.qty,
+                    "price": fill.price,
+                    **evidence,
+                },
                 tracked.record.id,
             ),
         )

@@ -10,18 +10,19 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from exitguard.broker.port import BrokerError, BrokerIncomplete
+from exitguard.broker.port import Activity, BrokerError, BrokerIncomplete
 from exitguard.core import closing
 from exitguard.core.instrument import InvalidSymbol, parse_instrument
 from exitguard.core.marks import agree
 from exitguard.core.orders import BrokerOrder, BrokerPosition, Fill, OrderSide
 from exitguard.core.position import PositionSide
-from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare
+from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare, order_prefix
 from exitguard.core.records import AppendEvent, CloseReason, EventType, IntentStatus, SetAside
 from exitguard.core.session import NEW_YORK
 from exitguard.manager.context import AccountContext
 from exitguard.manager.fills import derived_id
 from exitguard.manager.lifecycle import Lifecycle
+from exitguard.manager.order_watch import OrderWatch
 from exitguard.manager.tracked import Tracked
 
 # Polls in a row that must agree before a finding is acted on.
@@ -49,12 +50,19 @@ class Reconciler:
         self._strikes: dict[tuple[FindingKind, str], int] = {}
         self._set_aside: set[str] = set()
         self._absences: dict[str, int] = {}
+        self._order_watch = OrderWatch(context)
         self.findings: list[Finding] = []
 
-    async def poll(self, *, patient: bool = True) -> None:
+    @property
+    def order_findings(self) -> list[Finding]:
+        """Open orders that should not be there, as of the last poll."""
+        return self._order_watch.findings
+
+    async def poll(self, *, patient: bool = True, mass_change_accepted: bool = False) -> None:
         """Read open orders and positions, fold what was missed, act on what stands. Raises BrokerError on failure.
 
         With `patient` False (at the start, when nothing of ours is in flight) untracked positions are adopted at once.
+        `mass_change_accepted`: a person has looked at the account and lets go of the brake for this poll.
         """
         context = self._context
         asked_at = context.clock.now()
@@ -80,7 +88,8 @@ class Reconciler:
         if not whole:
             # What is missing from such an answer proves nothing (I11); what is in it may still be adopted.
             self.findings = [f for f in self.findings if f.kind is not FindingKind.PHANTOM]
-        await self._act(readable, now, patient=patient)
+        await self._order_watch.look({*ours, *readable}, now)
+        await self._act(readable, now, patient=patient, mass_change_accepted=mass_change_accepted)
 
     async def _positions(self) -> tuple[list[BrokerPosition], bool]:
         """The broker's positions, and whether that is all of them: rows that cannot be read do not hide the others."""
@@ -188,12 +197,14 @@ class Reconciler:
 
     # Acting -----------------------------------------------------------------------------------------------------
 
-    async def _act(self, theirs: dict[str, BrokerPosition], now: datetime, *, patient: bool) -> None:
+    async def _act(
+        self, theirs: dict[str, BrokerPosition], now: datetime, *, patient: bool, mass_change_accepted: bool
+    ) -> None:
         context = self._context
         wrong = [f for f in self.findings if f.kind is not FindingKind.MATCHED]
         standing = {(f.kind, f.symbol) for f in wrong}
         self._strikes = {key: self._strikes.get(key, 0) + 1 for key in standing}
-        if changes_too_much(wrong, len(context.positions)):
+        if not mass_change_accepted and changes_too_much(wrong, len(context.positions)):
             context.alarms.raise_alarm(
                 "mass_change",
                 "mass_change",
@@ -214,11 +225,36 @@ class Reconciler:
                         await self._lapsed(tracked, finding, now)
                     continue
                 await self._act_on(finding, theirs.get(finding.symbol), strikes, now, patient=patient)
+                if strikes == STRIKES_GONE:
+                    self._tell(finding, now)
             except BrokerError as error:
                 context.log.warning("reconciliation step failed", symbol=finding.symbol, reason=str(error))
 
+    def _tell(self, finding: Finding, now: datetime) -> None:
+        """A difference that several polls agree about and that nothing has mended so far: event and alarm."""
+        context = self._context
+        tracked = context.on_symbol(finding.symbol)
+        if (Decimal(0) if tracked is None else tracked.signed_qty) == finding.theirs:
+            return
+        number = None if tracked is None else tracked.record.id
+        evidence = {"finding": finding.kind, "symbol": finding.symbol, "ours": finding.ours, "theirs": finding.theirs}
+        evidence |= {"polls": STRIKES_GONE, "repair": "none yet"}
+        context.ledger.post(AppendEvent(EventType.RECONCILED, now, evidence, number))
+        if tracked is None:
+            context.alarms.raise_alarm(
+                f"untracked:{finding.symbol}:contract",
+                "untracked_position",
+                f"{finding.symbol}: the broker holds {finding.theirs} that nobody here manages, and its fills do not"
+                f" explain it yet: exitguard adopt {finding.symbol} --account {context.name}",
+                now,
+            )
+
     def _clear_explained(self, now: datetime) -> None:
         """End the alarms of differences that are there no longer."""
+        untracked = {f"untracked:{f.symbol}:contract" for f in self.findings if f.kind is FindingKind.UNTRACKED}
+        for key in sorted(self._context.alarms.active):
+            if key.startswith("untracked:") and key not in untracked:
+                self._context.alarms.clear(key, now)
         matched = {f.symbol for f in self.findings if f.kind is FindingKind.MATCHED}
         for tracked in self._context.positions.values():
             if tracked.record.symbol in matched:
@@ -245,7 +281,7 @@ class Reconciler:
 
     def _entry_in_flight(self, finding: Finding) -> bool:
         """Whether an order of ours still adds to the position; one that rests to reduce it is no reason to wait."""
-        prefix = f"xg-{self._context.name[:64]}-"
+        prefix = order_prefix(self._context.name)
         opening = OrderSide.BUY if finding.theirs > 0 else OrderSide.SELL
         orders = self._context.open_orders_on(finding.symbol)
         return any(o.client_order_id.startswith(prefix) and o.side is opening for o in orders)
@@ -285,7 +321,7 @@ class Reconciler:
                 self._implied_price(tracked, theirs, extra),
                 now,
             )
-            self._lifecycle.book_reconciled(tracked, fill, finding, now)
+            self._lifecycle.book_reconciled(tracked, fill, finding, now, repair="adopted")
             return
         if await self._lapsed(tracked, finding, now):
             return
@@ -324,21 +360,22 @@ class Reconciler:
             if before or activity.raw.get("status") == "canceled" or activity.id in tracked.holding.seen:
                 continue
             qty = missing if activity.qty is None else min(abs(activity.qty), missing)
-            self._book_lapse(tracked, activity.id, qty, reason, finding, now)
+            self._book_lapse(tracked, activity, qty, reason, finding, now)
             booked = True
         if booked and tracked.holding.is_flat and tracked.closer is None:
             await self._lifecycle.finish(tracked, now)
         return booked
 
     def _book_lapse(
-        self, tracked: Tracked, activity_id: str, qty: Decimal, reason: CloseReason, finding: Finding, now: datetime
+        self, tracked: Tracked, activity: Activity, qty: Decimal, reason: CloseReason, finding: Finding, now: datetime
     ) -> None:
         record = tracked.record
         if qty == tracked.holding.qty:
             tracked.record = replace(record, close_reason=reason)
         at = now if tracked.expires_at is None else min(now, tracked.expires_at)
-        fill = Fill(activity_id, activity_id, None, record.symbol, record.side.closing, qty, Decimal(0), at)
-        self._lifecycle.book_reconciled(tracked, fill, finding, now)
+        fill = Fill(activity.id, activity.id, None, record.symbol, record.side.closing, qty, Decimal(0), at)
+        evidence = {"activity": activity.type, "activity_id": activity.id, "date": activity.date}
+        self._lifecycle.book_reconciled(tracked, fill, finding, now, repair=reason, **evidence)
         tracked.news.set()
 
     def _implied_price(self, tracked: Tracked, theirs: BrokerPosition, extra: Decimal) -> Decimal:
@@ -347,6 +384,13 @@ class Reconciler:
         implied = (total - tracked.holding.qty * tracked.holding.entry_price) / extra
         # Nothing was paid for what a split adds.
         return max(implied, Decimal(0))
+
+    async def adopt_now(self, symbol: str, theirs: BrokerPosition, now: datetime) -> None:
+        """Adopt because a person asks: at the broker's average price when no fills explain it.
+
+        Does nothing while fills and positions disagree about the last moments. Raises BrokerError.
+        """
+        await self._adopt(symbol, theirs, now, unproven=True)
 
     async def _adopt(self, symbol: str, theirs: BrokerPosition, now: datetime, *, unproven: bool) -> None:
         """Adopt on the evidence of fills; without it (`unproven`) only once the position has stood for long.

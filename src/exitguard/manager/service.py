@@ -1,7 +1,8 @@
 """Runs one account's manager as a process does: identity, lease, recovery, loops, orderly end."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from exitguard.manager.alarms import Alarms
 from exitguard.manager.context import AccountContext
 from exitguard.manager.ledger import Ledger
 from exitguard.manager.options import ManagerOptions
+from exitguard.manager.watchdog import Watchdog
 from exitguard.store.port import AccountMismatch, AccountStore, Lease, StoreUnavailable
 
 T = TypeVar("T")
@@ -55,6 +57,53 @@ async def run_manager(
     log = structlog.get_logger().bind(account=options.account_name, build=options.build)
     log.info("Position Manager starting", mode=options.mode, policy_hash=options.policy_hash, holder=options.holder)
     log.info(f"Managing positions for account: {options.account_name}", tier=options.tier)
+    context = await _prepare(options, store, broker, clock, log)
+    async with _leased(context) as lease:
+        try:
+            await _manage(AccountManager(context, trade_stream, market_data), lease, stop)
+        except BaseExceptionGroup as group:
+            raise _cause(group, log) from group
+        finally:
+            log.info("Position Manager completed")
+
+
+async def visit_account(
+    options: ManagerOptions,
+    store: AccountStore,
+    broker: Broker,
+    trade_stream: TradeStream,
+    market_data: MarketData,
+    clock: Clock,
+    *,
+    request: int,
+) -> None:
+    """Answer one request about the books of an account that nobody manages, under its lease, and go.
+
+    Nothing is evaluated, no stream is opened, no order is sent, and closes that were begun wait for a manager. Raises
+    what `run_manager` raises.
+    """
+    log = structlog.get_logger().bind(account=options.account_name, build=options.build)
+    context = await _prepare(options, store, broker, clock, log)
+    async with _leased(context) as lease:
+        manager = AccountManager(context, trade_stream, market_data)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                context.tasks = tasks
+                renewing = tasks.create_task(_renew(context, lease))
+                manager.restore(await store.load())
+                for command in await store.pending_commands():
+                    if command.id == request:
+                        await manager.desk.answer(command)
+                await context.ledger.commit()
+                renewing.cancel()
+        except BaseExceptionGroup as group:
+            raise _cause(group, log) from group
+
+
+async def _prepare(
+    options: ManagerOptions, store: AccountStore, broker: Broker, clock: Clock, log: structlog.stdlib.BoundLogger
+) -> AccountContext:
+    """Make sure whose keys these are, and gather what an account's parts share."""
     account = await _patiently(broker.account, log)
     _check_identity(options, account)
     await store.bind_account_number(account.account_number, options.tier, options.mode)
@@ -63,22 +112,29 @@ async def run_manager(
     alarms = Alarms(ledger, options.account_name)
     context = AccountContext(options, broker, clock, ledger, alarms, calendar)
     context.account_number, context.log = account.account_number, log
+    return context
+
+
+@contextlib.asynccontextmanager
+async def _leased(context: AccountContext) -> AsyncIterator[Lease]:
+    """Hold the account's lease, and give it back. Raises LeaseHeld."""
+    store, options = context.ledger.store, context.options
     lease = await store.acquire_lease(options.holder, options.lease_ttl)
-    ledger.epoch = lease.epoch
-    manager = AccountManager(context, trade_stream, market_data)
+    context.ledger.epoch = lease.epoch
     try:
-        await _manage(manager, lease, stop)
-    except BaseExceptionGroup as group:
-        # The first failure is the cause; the others are its consequences and are in the log.
-        for error in group.exceptions[1:]:
-            log.error("account stopped, also failed", reason=repr(error))
-        raise group.exceptions[0] from group
+        yield lease
     finally:
         try:
             await store.release_lease(lease)
         except StoreUnavailable as error:
-            log.warning("lease not given back, it ends by itself", reason=str(error))
-        log.info("Position Manager completed")
+            context.log.warning("lease not given back, it ends by itself", reason=str(error))
+
+
+def _cause(group: BaseExceptionGroup[BaseException], log: structlog.stdlib.BoundLogger) -> BaseException:
+    """The first failure is the cause; the others are its consequences and are said in the log."""
+    for error in group.exceptions[1:]:
+        log.error("account stopped, also failed", reason=repr(error))
+    return group.exceptions[0]
 
 
 def _check_identity(options: ManagerOptions, account: BrokerAccount) -> None:
@@ -157,11 +213,12 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
                 tasks.create_task(manager.follow_commands(), name="requests"),
                 tasks.create_task(_follow_skew(context), name="clock skew"),
                 tasks.create_task(_follow_calendar(context), name="calendar"),
+                tasks.create_task(Watchdog(context).run(), name="watchdog"),
             ]
             await stop.wait()
             context.log.info("stopping: closes that do not end in time are resumed at the next start")
             await manager.wait_for_closes(STOP_WAIT_SECONDS)
-        for task in loops:
+        for task in (*loops, *manager.requests.values()):
             task.cancel()
         for tracked in context.positions.values():
             for work in (tracked.closer, tracked.restorer):
@@ -175,11 +232,15 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
 
 
 async def _stream_ready(context: AccountContext) -> None:
-    """Give the trade stream a moment, so that nothing falls between the first poll and the first message."""
-    try:
-        await asyncio.wait_for(context.stream_ready.wait(), STREAM_READY_SECONDS)
-    except TimeoutError:
-        context.log.warning("trade stream not ready, starting on REST alone", waited_seconds=STREAM_READY_SECONDS)
+    """Give the trade stream a moment, so that nothing falls between the first poll and the first message.
+
+    One that says that it is down is not waited for: after a process that hung, the broker may keep its connection for
+    90 s, and every (re)connection is followed by a poll anyway.
+    """
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(context.stream_told.wait(), STREAM_READY_SECONDS)
+    if not context.stream_up:
+        context.log.warning("trade stream not ready, starting on REST alone")
 
 
 async def _renew(context: AccountContext, lease: Lease) -> None:

@@ -1,12 +1,13 @@
 """Our records against the broker's positions, account by account, as `exitguard sync` shows it."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from exitguard.broker.port import Broker, BrokerError
-from exitguard.core.reconcile import Finding, FindingKind, compare
+from exitguard.core.orders import BrokerOrder
+from exitguard.core.reconcile import Finding, FindingKind, OwnOrders, compare, compare_orders, order_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,13 @@ class AccountComparison:
 
     @property
     def in_sync(self) -> bool:
-        """Whether everything that is held is recorded, with the same side and quantity, and nothing else is."""
+        """Whether what is held is recorded, with the same side and quantity, and no order rests without our purpose."""
         return self.error is None and all(finding.kind is FindingKind.MATCHED for finding in self.findings)
 
     @property
     def held(self) -> int:
         """Number of contracts that the broker holds."""
-        return sum(finding.theirs != 0 for finding in self.findings)
+        return sum(finding.theirs != 0 for finding in self.findings if not finding.kind.is_order)
 
     @property
     def recorded(self) -> int:
@@ -45,27 +46,27 @@ class AccountComparison:
             "broker_positions": self.held,
             "database_positions": self.recorded,
             **{kind.value: self.count(kind) for kind in FindingKind},
-            "differences": [
-                {
-                    "kind": finding.kind.value,
-                    "symbol": finding.symbol,
-                    "database": str(finding.ours),
-                    "broker": str(finding.theirs),
-                }
-                for finding in self.findings
-                if finding.kind is not FindingKind.MATCHED
-            ],
+            "differences": [finding.body() for finding in self.findings if finding.kind is not FindingKind.MATCHED],
             "error": self.error,
         }
 
 
+# What the ledger knows of orders by their ids and client order ids: rows of order_id, client_order_id, wanted.
+KnownOrders = Callable[[list[str]], Awaitable[Sequence[Mapping[str, Any]]]]
+
+
 async def compare_account(
-    account_name: str, records: Mapping[str, Decimal], broker: Broker, bound_number: str | None
+    account_name: str,
+    records: Mapping[str, Decimal],
+    broker: Broker,
+    bound_number: str | None,
+    known_orders: KnownOrders,
 ) -> AccountComparison:
     """Ask the broker and compare. A failed answer is an error of this account, never an empty position list (F142).
 
     `records` are signed quantities by contract symbol; `bound_number` is the broker account number that the ledger
-    knows under this name: keys of another account are reported, not compared (F27).
+    knows under this name: keys of another account are reported, not compared (F27). `known_orders` asks the ledger
+    about the broker's open orders.
     """
     try:
         account = await broker.account()
@@ -73,10 +74,28 @@ async def compare_account(
             error = f"the keys belong to broker account {account.account_number}, the ledger knows {bound_number}"
             return AccountComparison(account_name, account.account_number, error=error)
         held = await broker.positions()
+        orders = await broker.open_orders()
     except BrokerError as error:
         return AccountComparison(account_name, None, error=str(error))
-    findings = compare(records, {position.symbol: position.qty for position in held})
-    return AccountComparison(account_name, account.account_number, tuple(findings))
+    theirs = {position.symbol: position.qty for position in held}
+    resting = await _compare_orders(account_name, orders, {*records, *theirs}, known_orders)
+    return AccountComparison(account_name, account.account_number, (*compare(records, theirs), *resting))
+
+
+async def _compare_orders(
+    account_name: str, orders: list[BrokerOrder], held: set[str], known_orders: KnownOrders
+) -> list[Finding]:
+    if not orders:
+        return []
+    members = [member for order in orders for member in order.family()]
+    ids = {name for each in members for name in (each.id, each.client_order_id, each.replaces) if name}
+    known = await known_orders(sorted(ids))
+    own = OwnOrders(
+        order_prefix(account_name),
+        {row["order_id"] for row in known if row["order_id"] is not None},
+        {row["client_order_id"] for row in known if row["wanted"]},
+    )
+    return compare_orders(orders, own, held)
 
 
 def render(comparison: AccountComparison) -> str:
@@ -93,8 +112,13 @@ def render(comparison: AccountComparison) -> str:
     ]
     for finding in comparison.findings:
         if finding.kind is not FindingKind.MATCHED:
-            lines.append(
-                f"  {finding.kind.value.capitalize()}: {finding.symbol}"
-                f" (Alpaca {finding.theirs}, database {finding.ours})"
-            )
+            lines.append(f"  {describe(finding)}")
     return "\n".join(lines)
+
+
+def describe(finding: Finding) -> str:
+    """One difference in one line."""
+    kind = finding.kind.value.replace("_", " ").capitalize()
+    if finding.kind.is_order:
+        return f"{kind}: {finding.symbol} ({finding.theirs} to fill, {finding.client_order_id or finding.order_id})"
+    return f"{kind}: {finding.symbol} (Alpaca {finding.theirs}, database {finding.ours})"

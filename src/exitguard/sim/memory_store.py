@@ -73,6 +73,7 @@ class StoredCommand:
     row: CommandRecord
     ok: bool | None = None
     result: str | None = None
+    answer: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -145,12 +146,18 @@ class MemoryLedger:
         return number
 
     def command(
-        self, account_name: str, verb: CommandVerb, *, position_id: int | None = None, symbol: str | None = None
+        self,
+        account_name: str,
+        verb: CommandVerb,
+        *,
+        position_id: int | None = None,
+        symbol: str | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> int:
         """Insert a person's request; returns its id."""
         ledger = self.account(account_name)
         number = len(ledger.commands) + 1
-        row = CommandRecord(account_name, number, verb, position_id, symbol, "tester", self.now())
+        row = CommandRecord(account_name, number, verb, position_id, symbol, "tester", self.now(), arguments or {})
         ledger.commands[number] = StoredCommand(row)
         self._notify(account_name, "commands")
         return number
@@ -430,11 +437,11 @@ class MemoryStore:
                 rows.alarms[key] = operation
             case ClearAlarm(key=key):
                 rows.alarms.pop(key, None)
-            case FinishCommand(id=number, ok=ok, result=result):
+            case FinishCommand(id=number, ok=ok, result=result, answer=answer):
                 if number not in rows.commands:
                     raise StoreRejected(f"command {number} does not exist in account {self._name}")
                 if rows.commands[number].ok is None:  # the first answer stands
-                    rows.commands[number].ok, rows.commands[number].result = ok, result
+                    rows.commands[number] = StoredCommand(rows.commands[number].row, ok, result, answer)
             case SetAside():
                 rows.set_aside.append(operation)
 

@@ -28,6 +28,7 @@ _CHECKSUM = struct.Struct("<I")
 _PAGE = 4096
 DEFAULT_SIZE = 16 * 1024 * 1024
 _GROWTH = 16 * 1024 * 1024
+_MOST_JOURNALS = 4
 
 
 class JournalError(StoreError):
@@ -79,6 +80,35 @@ class Journal:
             os.close(handle)
             raise
         return journal
+
+    @classmethod
+    def open_any(cls, folder: Path, account_name: str, component: str = "manager", *, size: int = DEFAULT_SIZE) -> Self:
+        """Open the journal of an account although a process that hangs may hold it: then the next one of a few.
+
+        What processes that are gone left in the others is moved into this one. Raises what `open` raises;
+        JournalInUse only when all are in use.
+        """
+        opened: list[Self] = []
+        in_use: JournalInUse | None = None
+        for number in range(1, _MOST_JOURNALS + 1):
+            name = component if number == 1 else f"{component}.{number}"
+            if opened and not (folder / journal_name(account_name, name)).exists():
+                continue
+            try:
+                opened.append(cls.open(folder, account_name, name, size=size))
+            except JournalInUse as error:
+                in_use = error
+        if not opened:
+            assert in_use is not None
+            raise in_use
+        chosen, *others = opened
+        for other in others:
+            # Twice is harmless, because the database knows a batch by its id; lost would not be.
+            for record in other.records():
+                chosen.append(record)
+            other.clear()
+            other.close()
+        return chosen
 
     @classmethod
     def _opened(cls, path: Path, handle: int, owner: str, size: int) -> Self:

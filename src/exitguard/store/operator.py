@@ -208,6 +208,10 @@ class Operator:
         """Accounts whose lease a manager holds now."""
         return frozenset(row["account_name"] for row in await self._rows("operator_managed_accounts"))
 
+    async def own_orders(self, account: str, ids: Sequence[str]) -> list[Row]:
+        """What the account's books know of these order ids and client order ids: whose they are, and still wanted?"""
+        return await self._rows("operator_own_orders", account, list(ids))
+
     async def account_numbers(self) -> dict[str, str | None]:
         """The broker's account number by account; None before its first run."""
         return {row["account_name"]: row["account_number"] for row in await self._rows("operator_account_numbers")}
@@ -246,11 +250,13 @@ class Operator:
         requested_by: str,
         position_id: int | None = None,
         symbol: str | None = None,
+        arguments: Mapping[str, object] | None = None,
     ) -> int:
         """Ask an account's manager for something; returns the id of the request. Raises StoreRejected."""
+        body = encode_json(dict(arguments or {}))
         async with self._ask.use() as connection:
             number: int = await connection.fetchval(
-                query("insert_command"), account, verb.value, position_id, symbol, requested_by[:200]
+                query("insert_command"), account, verb.value, position_id, symbol, requested_by[:200], body
             )
             return number
 

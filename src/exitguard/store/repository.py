@@ -126,6 +126,13 @@ class PgAccountStore:
         self._epoch = row["epoch"]
         return Lease(self._account, holder, row["epoch"], row["expires_at"])
 
+    async def lease_holder(self, component: str = "manager") -> Lease | None:
+        """Who keeps others from acquiring the lease now; None when nobody does. Cheap: nothing waits for it."""
+        rows = await self._fetch("lease_holder", component)
+        if not rows:
+            return None
+        return Lease(self._account, rows[0]["holder"], rows[0]["epoch"], rows[0]["expires_at"])
+
     async def renew_lease(self, lease: Lease, ttl: timedelta) -> Lease:
         """Extend the lease. Raises LeaseLost."""
         component, generation = self._lease_of(lease)

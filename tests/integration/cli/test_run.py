@@ -2,6 +2,8 @@
 
 import json
 import signal
+import urllib.error
+import urllib.request
 
 from tests.integration.cli.conftest import Program, Running, Venue, settings_text, wait_for
 
@@ -181,3 +183,38 @@ def test_an_account_with_risk_limits_turns_signals_into_positions(ready: Program
 
     wait_for(tracked, "the signal's position")
     assert running.end() == 0
+
+
+def test_f98_the_health_endpoint_tells_progress_alarms_and_figures(ready: Program, venue: Venue) -> None:
+    settings = settings_text(venue.description) + '[watch]\nlisten = "127.0.0.1:0"\n'
+    (ready.folder / "exitguard.toml").write_text(settings)
+    venue.buy("large", "AAPL", 3)
+    running = ready.start("run", TINY_SECRET="wrong-secret-of-tiny")
+    running.wait_for("Health endpoint listening")
+    line = next(line for line in running.err if "Health endpoint listening" in line)
+    endpoint = Venue({"rest": json.loads(line)["address"], "accounts": {}})
+    running.wait_for("ACCOUNT IS NOT MANAGED", account="tiny")
+    running.wait_for("Sleeping for 1 minute until next check...", account="large")
+
+    def answer(path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(endpoint.description["rest"] + path, timeout=10) as found:
+                return found.status, found.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    wait_for(lambda: '"open_positions":1' in answer("/healthz")[1], "the watchdog's look")
+    status, text = answer("/healthz")
+    body = json.loads(text)
+    assert (status, body["healthy"]) == (503, False)
+    assert [problem.partition(":")[0] for problem in body["problems"]] == ["tiny"]
+    assert body["accounts"]["large"]["state"] == "running"
+    assert "wrong-secret-of-tiny" not in text
+    assert answer("/readyz")[0] == 503
+    assert json.loads(answer("/version")[1])["schema_version"] >= 7
+    metrics = answer("/metrics")[1]
+    assert 'exitguard_open_positions{account="large"} 1.0' in metrics
+    assert 'exitguard_account_state{account="tiny",state="ended"} 1.0' in metrics
+    assert 'exitguard_sweep_age{account="large"}' in metrics
+    assert running.end() == 69

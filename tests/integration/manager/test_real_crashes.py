@@ -73,5 +73,17 @@ async def test_i8_the_exchange_restarted_while_a_close_rests(database_url: str, 
     await _kept("exchange and manager: restarted while a close rests", Stage(tmp_path, database_url))
 
 
+@pytest.mark.parametrize(
+    "point",
+    [
+        "stand-by: the manager killed while a close rests",
+        "hung: after the bracket's intent, awake later",
+        "hung: after the close's intent, awake later",
+    ],
+)
+async def test_i12_f44_a_second_manager_takes_over(point: str, database_url: str, tmp_path: Path) -> None:
+    await _kept(point, Stage(tmp_path, database_url))
+
+
 def test_every_point_has_a_story() -> None:
     assert set(POINTS) | set(OF_DATABASE) < set(STORIES)

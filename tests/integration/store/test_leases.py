@@ -98,6 +98,25 @@ async def test_the_lease_of_a_hung_process_is_taken_when_its_time_is_up(
             await store.acquire_lease("me", MINUTE)
 
 
+async def test_f44_a_standby_sees_who_holds_the_account_and_when_nobody_does(
+    holder: subprocess.Popen[bytes], make_store: StoreMaker
+) -> None:
+    store = await make_store("large")
+    found = await store.lease_holder()
+    assert found is not None
+    assert (found.holder, found.epoch) == ("other process", 1)
+    assert await store.lease_holder("dispatcher") is None
+    holder.kill()
+    holder.wait()
+    async with asyncio.timeout(10):
+        while await store.lease_holder() is not None:  # noqa: ASYNC110 - the database has no event for it
+            await asyncio.sleep(0.01)
+    lease = await store.acquire_lease("successor", MINUTE)
+    assert (await store.lease_holder()) is not None, "its own session does not count as somebody else's"
+    await store.release_lease(lease)
+    assert await store.lease_holder() is None
+
+
 async def test_many_starts_at_once_give_one_holder(make_store: StoreMaker) -> None:
     stores = [await make_store("large") for _ in range(6)]
     results = await asyncio.gather(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from exitguard.broker.port import BrokerError, BrokerUnavailable
+from exitguard.core.orders import BrokerOrder, OrderSide, OrderStatus, OrderType
 from exitguard.ops.sync import compare_account, render
 
 
@@ -19,11 +20,14 @@ class Position:
 
 
 class Venue:
-    """The two questions that a comparison asks."""
+    """The questions that a comparison asks."""
 
-    def __init__(self, positions: dict[str, str] | BrokerError, number: str = "PA1") -> None:
+    def __init__(
+        self, positions: dict[str, str] | BrokerError, number: str = "PA1", orders: list[BrokerOrder] | None = None
+    ) -> None:
         self._positions = positions
         self._number = number
+        self._orders = orders or []
 
     async def account(self) -> Any:
         account = Account()
@@ -35,10 +39,24 @@ class Venue:
             raise self._positions
         return [Position(*each) for each in self._positions.items()]
 
+    async def open_orders(self) -> list[BrokerOrder]:
+        return self._orders
 
-async def compared(ours: dict[str, str], theirs: dict[str, str] | BrokerError, **more: Any) -> Any:
+
+async def compared(
+    ours: dict[str, str],
+    theirs: dict[str, str] | BrokerError,
+    *,
+    known: list[dict[str, Any]] | None = None,
+    **more: Any,
+) -> Any:
     records = {symbol: Decimal(qty) for symbol, qty in ours.items()}
-    return await compare_account("large", records, Venue(theirs, **more), "PA1")  # type: ignore[arg-type]
+
+    async def known_orders(ids: list[str]) -> list[dict[str, Any]]:
+        return [row for row in known or [] if row["order_id"] in ids or row["client_order_id"] in ids]
+
+    venue: Any = Venue(theirs, **more)
+    return await compare_account("large", records, venue, "PA1", known_orders)
 
 
 async def test_the_block_is_the_one_that_operators_know() -> None:
@@ -79,3 +97,60 @@ async def test_f27_keys_of_another_account_are_reported_and_not_compared() -> No
     assert not comparison.in_sync
     assert "PA2" in render(comparison)
     assert comparison.findings == ()
+
+
+def resting(name: str, *, number: str = "b1", symbol: str = "AAPL", legs: tuple[BrokerOrder, ...] = ()) -> BrokerOrder:
+    """An open order to sell three."""
+    return BrokerOrder(
+        id=number,
+        client_order_id=name,
+        symbol=symbol,
+        side=OrderSide.SELL,
+        status=OrderStatus.NEW,
+        qty=Decimal(5),
+        filled_qty=Decimal(2),
+        filled_avg_price=Decimal(9),
+        type=OrderType.LIMIT,
+        order_class="simple",
+        limit_price=Decimal(10),
+        stop_price=None,
+        submitted_at=None,
+        updated_at=None,
+        legs=legs,
+    )
+
+
+def known(name: str | None, order_id: str, *, wanted: bool = False) -> dict[str, Any]:
+    return {"client_order_id": name, "order_id": order_id, "wanted": wanted}
+
+
+HELD = {"AAPL": "10"}
+
+
+@pytest.mark.parametrize(
+    ("held", "order", "books", "line"),
+    [
+        (HELD, resting("somebody"), [], "  Foreign order: AAPL (-3 to fill, somebody)"),
+        ({}, resting("somebody"), [], "  Foreign order: AAPL (-3 to fill, somebody)"),
+        ({}, resting("xg-tiny-1-c1"), [], "  Foreign order: AAPL (-3 to fill, xg-tiny-1-c1)"),
+        (
+            {},
+            resting("xg-large-1-c1"),
+            [known("xg-large-1-c1", "b1")],
+            "  Orphan order: AAPL (-3 to fill, xg-large-1-c1)",
+        ),
+        ({}, resting("leg"), [known(None, "b1")], "  Orphan order: AAPL (-3 to fill, leg)"),
+        ({}, resting("xg-large-r1-a"), [known("xg-large-r1-a", "b1", wanted=True)], None),
+        (HELD, resting("xg-large-1-c1"), [], None),
+        (HELD, resting("leg"), [known(None, "b1")], None),
+        (HELD, resting("xg-large-1-b1x1", legs=(resting("leg", number="b2"),)), [], None),
+    ],
+)
+async def test_open_orders_that_nobody_needs_or_somebody_else_sent_are_named(
+    held: dict[str, str], order: BrokerOrder, books: list[dict[str, Any]], line: str | None
+) -> None:
+    comparison = await compared(held, held, orders=[order], known=books)
+    assert comparison.in_sync is (line is None)
+    said = [each for each in render(comparison).splitlines() if "order" in each]
+    assert said == ([] if line is None else [line])
+    assert (comparison.held, comparison.recorded) == (len(held), len(held)), "orders are not positions"

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from exitguard.broker import wire
-from exitguard.cli import health
+from exitguard.config.settings import WatchSettings
 from exitguard.core.policy import DEFAULT_POLICY
 from exitguard.dispatch import service as dispatcher
 from exitguard.dispatch.options import DispatcherOptions
@@ -26,14 +26,18 @@ def seconds(value: timedelta | float) -> float:
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
 
+WATCH = WatchSettings()
 POLL = default(ManagerOptions, "poll_seconds")
 
 
 @pytest.mark.parametrize(
     ("limit", "rhythm", "chances"),
     [
-        pytest.param(health.SILENCE_SECONDS, SWEEP, 2, id="a manager's heartbeat, by its sweeps"),
-        pytest.param(health.SILENCE_SECONDS, dispatcher._BEAT_EVERY, 2, id="a dispatcher's heartbeat"),
+        pytest.param(WATCH.ledger_silence_seconds, SWEEP, 2, id="a manager's heartbeat, by its sweeps"),
+        pytest.param(WATCH.ledger_silence_seconds, dispatcher._BEAT_EVERY, 2, id="a dispatcher's heartbeat"),
+        pytest.param(WATCH.sweep_silence_seconds, SWEEP, 2, id="sweeps"),
+        pytest.param(WATCH.poll_silence_seconds, POLL, 2, id="broker polls"),
+        pytest.param(WATCH.stale_position_seconds, SWEEP, 2, id="the evaluation of a position, by sweeps"),
         pytest.param(DEFAULT_POLICY.max_quote_age_seconds, SWEEP, 1, id="a quote, by sweeps that ask REST"),
         pytest.param(DEFAULT_POLICY.alarms.mark_divergence_seconds, POLL, 2, id="the broker's mark, by polls"),
         pytest.param(DEFAULT_POLICY.alarms.stuck_seconds, DEFAULT_POLICY.close_deadline_seconds, 1, id="a close"),

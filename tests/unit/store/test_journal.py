@@ -1,5 +1,6 @@
 """The journal on disk: what was reported as written is there, and nothing else."""
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -173,3 +174,23 @@ def test_what_was_reported_as_written_survives_kill_9(tmp_path: Path) -> None:
     assert len(found) in (len(reported), len(reported) + 1)
     assert found == [b"record %d" % number for number in range(len(found))]
     journal.close()
+
+
+def test_i12_a_journal_that_a_hung_process_holds_keeps_nobody_out(tmp_path: Path) -> None:
+    with contextlib.closing(Journal.open_any(tmp_path, "large")) as hung:
+        hung.append(b"of the hung process")
+        with contextlib.closing(Journal.open_any(tmp_path, "large")) as successor:
+            assert successor.records() == []
+            successor.append(b"of its successor")
+    with contextlib.closing(Journal.open_any(tmp_path, "large")) as third:
+        assert third.records() == [b"of the hung process", b"of its successor"]
+    with contextlib.closing(Journal.open_any(tmp_path, "large")) as fourth:
+        assert fourth.records() == [b"of the hung process", b"of its successor"]
+
+
+def test_too_many_journals_in_use_are_an_error(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(contextlib.closing(Journal.open_any(tmp_path, "large")))
+        with pytest.raises(JournalInUse):
+            Journal.open_any(tmp_path, "large")

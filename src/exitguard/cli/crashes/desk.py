@@ -35,6 +35,8 @@ QUANTITY = 10
 START = datetime(2026, 11, 18, 15, 0, tzinfo=UTC)
 # Generous: a machine that does much else must not make a story fail.
 PATIENCE_SECONDS = 60.0
+# Short, so that a story with a manager that hangs is short.
+LEASE_SECONDS = 3
 _WATCHING = "Sleeping for 1 minute until next check..."
 _SETTINGS = """
 [accounts.large]
@@ -49,6 +51,7 @@ key = "env:LARGE_KEY"
 secret = "env:LARGE_SECRET"
 clock = "{clock}"
 requests_per_minute = 10000
+lease_seconds = {lease}
 
 [accounts.large.risk]
 max_position_fraction = "0.10"
@@ -74,6 +77,7 @@ class Desk:
         self.server = server
         self.database_url = database_url
         self.process: asyncio.subprocess.Process | None = None
+        self._others: list[asyncio.subprocess.Process] = []
         self.died_at: float | None = None
         self._folder = folder
         self._log = folder / "log"
@@ -93,16 +97,19 @@ class Desk:
             option_stream=server.option_stream_url,
             clock="stepped" if stepped else "real",
             brackets=str(brackets).lower(),
+            lease=LEASE_SECONDS,
         )
         (folder / "exitguard.toml").write_text(settings)
 
     # The manager ---------------------------------------------------------------------------------------------------
 
-    async def launch(self, point: str = NEVER) -> None:
-        """Start the manager's process; it dies at the point."""
+    async def launch(self, point: str = NEVER, *options: str) -> None:
+        """Start the manager's process; it dies at the point. One that runs already goes on beside it."""
+        if self.process is not None and self.process.returncode is None:
+            self._others.append(self.process)
         with self._log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "exitguard.cli.crashes.victim", point, "run", "--account", ACCOUNT,
+                sys.executable, "-m", "exitguard.cli.crashes.victim", point, "run", "--account", ACCOUNT, *options,
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._folder, env=self._environment,
             )  # fmt: skip
 
@@ -116,6 +123,33 @@ class Desk:
 
     def _ended(self) -> bool:
         return self.process is not None and self.process.returncode is not None
+
+    async def stand_by(self) -> asyncio.subprocess.Process:
+        """Start a second process that waits for its turn; returns the first, which is no longer `process`."""
+        first = self.process
+        assert first is not None
+        await self.launch(NEVER, "--standby")
+        await self.until(lambda: self.logged("Standing by") > 0, "the second process stands by")
+        return first
+
+    async def hangs(self, process: asyncio.subprocess.Process, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait until a process has stopped itself, doing something again and again."""
+
+        def stopped() -> bool:
+            state = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state != "T":
+                meanwhile()
+            return state == "T"
+
+        await self.until(stopped, "the process stops at its point")
+        self.died_at = time.monotonic()
+
+    async def wakes(self, process: asyncio.subprocess.Process) -> int:
+        """Let a stopped process go on, and wait until it ends; its exit code."""
+        process.send_signal(signal.SIGCONT)
+        await self.until(lambda: process.returncode is not None, "the process that was stopped ends")
+        assert process.returncode is not None
+        return process.returncode
 
     async def dies(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait until the process has killed itself, doing something again and again."""
@@ -139,7 +173,11 @@ class Desk:
         self.died_at = time.monotonic()
 
     async def stop(self) -> None:
-        """End the manager in good order."""
+        """End the manager in good order, and whatever is left of others."""
+        for process in self._others:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
         if self.process is not None and self.process.returncode is None:
             self.process.terminate()
             try:

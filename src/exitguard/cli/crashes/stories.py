@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from exitguard.cli.crashes.desk import ACCOUNT, QUANTITY, Desk, StoryFailed, open_desk
-from exitguard.cli.crashes.victim import POINTS
+from exitguard.cli.crashes.victim import POINTS, STOPPING
 from exitguard.store.embedded import EmbeddedServer, EmbeddedServerError
 from exitguard.store.operator import Operator
 
@@ -170,6 +170,68 @@ async def _closing(stage: Stage, point: str) -> Outcome:
         return outcome
 
 
+# Two managers ------------------------------------------------------------------------------------------------------
+
+_TEMPORARY = 75
+
+
+async def _relieved(stage: Stage, point: str) -> Outcome:
+    """The second process finishes what the first had begun."""
+    async with open_desk(stage.database_url, stage.folder) as desk:
+        await desk.buy()
+        await desk.start()
+        working = await desk.stand_by()
+        order = await desk.rests()
+        working.kill()
+        desk.died_at = time.monotonic()
+        await desk.until(lambda: desk.logged("Taking over account") > 0, "the second process takes over")
+        desk.cancel(order)
+        return await _conclude(desk, point, price=90)
+
+
+async def _hung(stage: Stage, point: str) -> Outcome:
+    """The first process hangs, the second takes over; then the first wakes up where it was and must do no harm."""
+    where = _HANGING[point]
+    kind = where.partition(":")[0]
+    async with open_desk(stage.database_url, stage.folder, brackets=kind == "restoring") as desk:
+        if kind == "closing":
+            await desk.buy()
+        await desk.start(f"{where}{STOPPING}")
+        first = await desk.stand_by()
+        if kind == "opening":
+            await desk.signal()
+        elif kind == "restoring":
+            await desk.buy()
+        price = 90 if kind == "closing" else 100
+        await desk.hangs(first, lambda: desk.price(price))
+        if kind == "closing":
+            outcome = await _conclude(desk, point, price=price)
+            code = await desk.wakes(first)
+        else:
+            await desk.until(lambda: _stands(desk, kind, price), "the second process finishes what was begun")
+            code = await desk.wakes(first)
+            await desk.request_close()
+            outcome = await _conclude(desk, point)
+        again = await _conclude(desk, point)
+        _demand(again.sent == outcome.sent, "an order came from the process that woke up")
+        _demand(code == _TEMPORARY, f"the process that woke up ended with {code}")
+        return outcome
+
+
+async def _stands(desk: Desk, kind: str, price: float) -> bool:
+    """Whether the position is tracked, and its bracket rests where there is to be one."""
+    desk.price(price)
+    return await desk.tracked() and (kind != "restoring" or len(desk.resting()) > 0)
+
+
+_HANGING = {
+    "hung: after the entry's intent, awake later": "opening: after the entry's intent",
+    "hung: after the bracket's intent, awake later": "restoring: after the bracket's intent",
+    "hung: after the close's intent, awake later": "closing: after the intent",
+    "hung: after the close's order, awake later": "closing: after the order",
+}
+
+
 # The database dies --------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +361,11 @@ _OF_EXCHANGE: dict[str, Story] = {
     "exchange: restarted while a close rests": _exchange_during,
     "exchange and manager: restarted while a close rests": _exchange_and_manager,
 }
-STORIES: dict[str, Story] = {**_OF_MANAGER, **OF_DATABASE, **_OF_EXCHANGE}
+_OF_TWO: dict[str, Story] = {
+    "stand-by: the manager killed while a close rests": _relieved,
+    **dict.fromkeys(_HANGING, _hung),
+}
+STORIES: dict[str, Story] = {**_OF_MANAGER, **_OF_TWO, **OF_DATABASE, **_OF_EXCHANGE}
 
 
 async def play(point: str, stage: Stage) -> Outcome:

@@ -1,7 +1,8 @@
 """`exitguard` that kills itself with SIGKILL at a named point: `python -m ….victim POINT run --account large`.
 
 A point is named by what is about to happen, or has just happened. The program is the real one: a point only wraps the
-one method of the store or of the broker's client at which the process is to die.
+one method of the store or of the broker's client at which the process is to die. With `POINT@stop` it stops there
+(SIGSTOP) instead, once, and goes on where it was when somebody wakes it.
 """
 
 import os
@@ -29,11 +30,21 @@ from exitguard.core.records import (
 from exitguard.store.repository import PgAccountStore
 
 NEVER = "never"
+STOPPING = "@stop"
 Concern = Callable[[Batch], bool]
 
 
+class _Fate:
+    """How the process ends at its point."""
+
+    number = signal.SIGKILL
+    met = False
+
+
 def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    if not _Fate.met:
+        _Fate.met = True
+        os.kill(os.getpid(), _Fate.number)
 
 
 def _intends(purpose: IntentPurpose) -> Concern:
@@ -134,8 +145,10 @@ def main(arguments: list[str]) -> int:
     from exitguard.cli.main import main as exitguard
 
     point, *rest = arguments
+    if point.endswith(STOPPING):
+        _Fate.number = signal.SIGSTOP
     if point != NEVER:
-        POINTS[point]()
+        POINTS[point.removesuffix(STOPPING)]()
     return exitguard(rest)
 
 

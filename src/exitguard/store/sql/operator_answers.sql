@@ -1,1 +1,2 @@
-SELECT account_name, id, position_id, symbol, ok, result FROM commands WHERE id = ANY ($1::bigint[]) ORDER BY id
+SELECT account_name, id, verb, position_id, symbol, ok, result, answer FROM commands
+WHERE id = ANY ($1::bigint[]) ORDER BY id
