@@ -20,6 +20,7 @@ from exitguard.core.records import (
     ExecutionRecord,
     FinishCommand,
     HistoryRecord,
+    IntentStatus,
     Operation,
     Outcome,
     PositionRecord,
@@ -29,6 +30,7 @@ from exitguard.core.records import (
     PutHistory,
     PutPosition,
 )
+from exitguard.manager.armer import disarm
 from exitguard.manager.context import AccountContext
 from exitguard.manager.fills import new_fill
 from exitguard.manager.tracked import Tracked
@@ -194,8 +196,10 @@ class Lifecycle:
         context.know_order(order)
         touched: list[Tracked] = []
         for member in order.family():
-            context.carry_into_intent(member)
             tracked = context.on_symbol(member.symbol)
+            if tracked is not None:
+                self._recognise(tracked, member, now)
+            context.carry_into_intent(member)
             if tracked is None:
                 continue
             if tracked not in touched:
@@ -208,6 +212,38 @@ class Lifecycle:
                 self.refresh_bracket(tracked, now)
             tracked.news.set()
         return touched
+
+    def _recognise(self, tracked: Tracked, order: BrokerOrder, now: datetime) -> None:
+        """An armed order that is at the broker although no close is under way left in a process that has ended since.
+
+        It is the position's close, whose reason went with that process.
+        """
+        armed = tracked.armed
+        if armed is None or armed.client_order_id != order.client_order_id or tracked.is_closing:
+            return
+        context = self._context
+        tracked.armed, tracked.armed_request = None, None
+        tracked.record = replace(
+            tracked.record,
+            status=PositionStatus.CLOSING,
+            close_reason=CloseReason.RECONCILED,
+            close_started_at=now,
+            close_deadline=now + timedelta(seconds=tracked.policy.close_deadline_seconds),
+            close_attempt=armed.attempt,
+            close_client_order_id=armed.client_order_id,
+        )
+        intent = replace(armed, status=IntentStatus.WORKING, broker_order_id=order.id)
+        facts = {"rule": CloseReason.RECONCILED, "client_order_id": order.client_order_id, "order_id": order.id}
+        context.ledger.post(
+            PutPosition(tracked.record),
+            context.put_intent(intent),
+            AppendEvent(EventType.EXIT_TRIGGERED, now, facts, tracked.record.id),
+        )
+        context.log.warning(
+            "a close of an earlier process is at the broker, following it",
+            position=tracked.record.id,
+            client_order_id=order.client_order_id,
+        )
 
     def _book(self, tracked: Tracked, order: BrokerOrder, fill: Fill, now: datetime, source: str) -> None:
         context, record = self._context, tracked.record
@@ -233,7 +269,7 @@ class Lifecycle:
             fill = replace(fill, qty=tracked.holding.qty, execution_id=booked)
         tracked.holding = apply_fill(tracked.holding, fill)
         tracked.refresh_from_holding()
-        context.marks.attach(tracked)  # the band is computed anew
+        context.changed(tracked)
         context.note_fill(record.symbol, now)
         partial = not tracked.holding.is_flat
         context.ledger.post(
@@ -262,7 +298,7 @@ class Lifecycle:
         tracked.holding = apply_fill(tracked.holding, fill)
         tracked.refresh_from_holding()
         self.refresh_bracket(tracked, now)
-        self._context.marks.attach(tracked)
+        self._context.changed(tracked)
         self._context.ledger.post(
             PutFill(tracked.record.id, fill, "reconciled"),
             PutPosition(tracked.record),
@@ -431,6 +467,7 @@ class Lifecycle:
         record, holding = tracked.record, tracked.holding
         operations: list[Operation] = [
             PutPosition(record),
+            *disarm(tracked),
             PutHistory(self._history(tracked, closed_at, reason)),
             AppendEvent(
                 EventType.CLOSED,

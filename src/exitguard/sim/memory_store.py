@@ -29,6 +29,7 @@ from exitguard.core.records import (
     HistoryRecord,
     IntentPurpose,
     IntentRecord,
+    IntentStatus,
     LedgerState,
     Mark,
     Operation,
@@ -205,6 +206,11 @@ class MemoryStore:
         self.rows.leases[component] = renewed
         return renewed
 
+    def surely_leased(self) -> bool:
+        """Whether the lease is still this store's, which a store in the ledger's own memory can see."""
+        leases = self.rows.leases.values()
+        return any(held.epoch == self._epoch and held.expires_at > self._ledger.now() for held in leases)
+
     async def release_lease(self, lease: Lease) -> None:
         """Give the lease back."""
         await asyncio.sleep(0)
@@ -226,7 +232,7 @@ class MemoryStore:
         rows = self.rows
         positions = tuple(p for p in rows.positions.values() if p.status is not PositionStatus.CLOSED)
         fills = {p.id: tuple(f for i, f, _ in rows.fills.values() if i == p.id) for p in positions}
-        intents = tuple(i for i in rows.intents.values() if i.status.is_live)
+        intents = tuple(i for i in rows.intents.values() if i.status.is_live or i.status is IntentStatus.ARMED)
         booked: dict[str, tuple[Decimal, Decimal]] = {}
         for _, fill, _ in rows.fills.values():
             qty, value = booked.get(fill.order_id, (Decimal(0), Decimal(0)))
@@ -468,6 +474,11 @@ class MemoryStore:
         def closes(intent: IntentRecord) -> bool:
             return intent.purpose in (IntentPurpose.CLOSE, IntentPurpose.REDUCE) and intent.status.is_live
 
+        if row.status is IntentStatus.ARMED:
+            for other in rows.intents.values():
+                same = other.position_id == row.position_id and other.client_order_id != row.client_order_id
+                if same and other.status is IntentStatus.ARMED:
+                    raise StoreRejected(f"position {row.position_id} is armed already: {other.client_order_id}")
         for other in rows.intents.values() if closes(row) and row.position_id is not None else ():
             same = other.position_id == row.position_id and other.client_order_id != row.client_order_id
             if same and closes(other):
