@@ -1,6 +1,6 @@
 # Everything that a contributor or a user types. Needs Python 3.11+ and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance check lint types imports lock clean
+.PHONY: help setup demo test conformance failures check lint types imports lock clean
 BIN := .venv/bin
 ARGS ?=
 
@@ -25,6 +25,9 @@ conformance: setup ## ask the paper exchange everything in Alpaca's API document
 	@echo "conformance: SEED=$(SEED) CASES=$(CASES)"
 	@EXITGUARD_CONFORMANCE_SEED=$(SEED) EXITGUARD_CONFORMANCE_CASES=$(CASES) \
 		$(BIN)/python -m pytest tests/contract/alpaca --timeout 600 $(ARGS)
+
+failures: setup ## write docs/failures.md: each known failure and the tests that carry its number
+	@$(BIN)/python tools/failures.py
 
 check: setup lint types imports test ## everything that must hold before a change is shared
 

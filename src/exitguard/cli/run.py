@@ -81,6 +81,8 @@ def _announce(settings: Settings, accounts: tuple[AccountSettings, ...], once: b
                 policy_hash=policy_hash(policy),
                 numbers=policy_body(policy),
             )
+        if account.risk is not None:
+            log.info("Effective limits", account=account.name, limits=account.risk.model_dump(mode="json"))
 
 
 async def _serve(settings: Settings, accounts: tuple[AccountSettings, ...], once: bool) -> int:

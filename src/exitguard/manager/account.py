@@ -43,6 +43,7 @@ from exitguard.core.records import (
 from exitguard.manager.armer import Armer
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.fills import count_in
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.reconciler import Reconciler
 from exitguard.manager.restorer import Restorer
@@ -90,6 +91,8 @@ class AccountManager:
             }
         )
         context.tallies.update({order: Tally(qty, value) for order, (qty, value) in state.booked.items()})
+        for fill in (fill for fills in state.fills.values() for fill in fills):
+            count_in(context.tally(fill.order_id), fill)
         for record in state.positions:
             self._restore_position(record, state.fills.get(record.id, ()))
         for intent in state.live_intents:

@@ -7,11 +7,23 @@ order can have left, and the broker takes that id once (I2, I3).
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from exitguard.core import closing
 from exitguard.core.evaluate import Bracket
-from exitguard.core.orders import OrderRequest
-from exitguard.core.records import IntentPurpose, IntentRecord, IntentStatus, Operation, PutIntent
+from exitguard.core.orders import BrokerOrder, OrderRequest
+from exitguard.core.records import (
+    AppendEvent,
+    CloseReason,
+    EventType,
+    IntentPurpose,
+    IntentRecord,
+    IntentStatus,
+    Operation,
+    PositionStatus,
+    PutIntent,
+    PutPosition,
+)
 from exitguard.manager.context import AccountContext
 from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
@@ -107,3 +119,35 @@ def disarm(tracked: Tracked, *, but: str | None = None) -> list[Operation]:
     if armed is None or armed.client_order_id == but:
         return []
     return [PutIntent(replace(armed, status=IntentStatus.CANCELED, detail="not needed, never sent"))]
+
+
+def recognise(context: AccountContext, tracked: Tracked, order: BrokerOrder, now: datetime) -> None:
+    """An armed order that is at the broker although no close is under way left in a process that has ended since.
+
+    It is the position's close, whose reason went with that process.
+    """
+    armed = tracked.armed
+    if armed is None or armed.client_order_id != order.client_order_id or tracked.is_closing:
+        return
+    tracked.armed, tracked.armed_request = None, None
+    tracked.record = replace(
+        tracked.record,
+        status=PositionStatus.CLOSING,
+        close_reason=CloseReason.RECONCILED,
+        close_started_at=now,
+        close_deadline=now + timedelta(seconds=tracked.policy.close_deadline_seconds),
+        close_attempt=armed.attempt,
+        close_client_order_id=armed.client_order_id,
+    )
+    intent = replace(armed, status=IntentStatus.WORKING, broker_order_id=order.id)
+    facts = {"rule": CloseReason.RECONCILED, "client_order_id": order.client_order_id, "order_id": order.id}
+    context.ledger.post(
+        PutPosition(tracked.record),
+        context.put_intent(intent),
+        AppendEvent(EventType.EXIT_TRIGGERED, now, facts, tracked.record.id),
+    )
+    context.log.warning(
+        "a close of an earlier process is at the broker, following it",
+        position=tracked.record.id,
+        client_order_id=order.client_order_id,
+    )

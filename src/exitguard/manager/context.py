@@ -38,6 +38,11 @@ class Tally:
     qty: Decimal = Decimal(0)
     value: Decimal = Decimal(0)
 
+    def add(self, qty: Decimal, price: Decimal) -> None:
+        """Count in a quantity at a price; a negative one takes it out again."""
+        self.qty += qty
+        self.value += qty * price
+
 
 @dataclass(slots=True)
 class AccountContext:

@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from exitguard.core.orders import BrokerOrder, Fill
-from exitguard.manager.context import AccountContext
+from exitguard.manager.context import AccountContext, Tally
 
 _PRICE_DIGITS = Decimal("0.00000001")
 
@@ -35,7 +35,7 @@ def new_fill(context: AccountContext, order: BrokerOrder, reported: Fill | None,
             price = ((price * order.filled_qty - tally.value) / qty).quantize(_PRICE_DIGITS)
         moment = order.filled_at or order.updated_at or at
         fill = Fill(
-            execution_id=f"{order.id}@{order.filled_qty.normalize():f}",
+            execution_id=derived_id(order.id, order.filled_qty),
             order_id=order.id,
             client_order_id=order.client_order_id,
             symbol=order.symbol,
@@ -44,6 +44,20 @@ def new_fill(context: AccountContext, order: BrokerOrder, reported: Fill | None,
             price=max(price, Decimal(0)),
             at=moment,
         )
-    tally.qty += fill.qty
-    tally.value += fill.qty * fill.price
+    tally.add(fill.qty, fill.price)
     return fill
+
+
+def derived_id(order_id: str, filled: Decimal) -> str:
+    """Id of a fill that no single execution stands for: its order, and how much of the order it accounts for."""
+    return f"{order_id}@{filled.normalize():f}"
+
+
+def count_in(tally: Tally, fill: Fill) -> None:
+    """Count what a recorded fill accounts for: of an order that turned a position around only a part is recorded."""
+    order_id, _, filled = fill.execution_id.partition("@")
+    if order_id != fill.order_id or not filled:
+        return
+    missing = Decimal(filled) - tally.qty
+    if missing > 0:
+        tally.add(missing, fill.price)

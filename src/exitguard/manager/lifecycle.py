@@ -20,7 +20,6 @@ from exitguard.core.records import (
     ExecutionRecord,
     FinishCommand,
     HistoryRecord,
-    IntentStatus,
     Operation,
     Outcome,
     PositionRecord,
@@ -30,9 +29,9 @@ from exitguard.core.records import (
     PutHistory,
     PutPosition,
 )
-from exitguard.manager.armer import disarm
-from exitguard.manager.context import AccountContext
-from exitguard.manager.fills import new_fill
+from exitguard.manager.armer import disarm, recognise
+from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.fills import derived_id, new_fill
 from exitguard.manager.tracked import Tracked
 from exitguard.store.port import StoreRejected, StoreUnavailable
 
@@ -84,13 +83,21 @@ class Lifecycle:
         self.apply_order(order, None, now, "orders")  # legs that filled meanwhile
         return tracked
 
-    def adopt(self, symbol: str, side: PositionSide, fills: list[Fill], now: datetime, evidence: str) -> Tracked:
-        """Take a position under management that nobody told us of, with its true entry time where fills show it."""
+    def adopt(
+        self, symbol: str, side: PositionSide, fills: list[Fill], history: list[Fill], now: datetime, evidence: str
+    ) -> Tracked:
+        """Take a position under management that nobody told us of, with its true entry time where fills show it.
+
+        `history` is every fill of the contract that the broker tells of: all of it is in what it holds now, also what
+        belongs to earlier episodes that were never recorded.
+        """
         instrument = parse_instrument(symbol)
-        for fill in fills:
-            tally = self._context.tally(fill.order_id)
-            tally.qty += fill.qty
-            tally.value += fill.qty * fill.price
+        counted: dict[str, Tally] = {}
+        for fill in history or fills:
+            counted.setdefault(fill.order_id, Tally()).add(fill.qty, fill.price)
+        for order_id, tally in counted.items():
+            if tally.qty > self._context.tally(order_id).qty:
+                self._context.tallies[order_id] = tally
         return self._open(
             instrument,
             side,
@@ -198,12 +205,14 @@ class Lifecycle:
         for member in order.family():
             tracked = context.on_symbol(member.symbol)
             if tracked is not None:
-                self._recognise(tracked, member, now)
+                recognise(context, tracked, member, now)
             context.carry_into_intent(member)
             if tracked is None:
                 continue
             if tracked not in touched:
                 touched.append(tracked)
+            if self._is_past(tracked, member):
+                continue
             fill = new_fill(context, member, reported if member is order else None, now)
             if fill is not None:
                 self._book(tracked, member, fill, now, source)
@@ -213,37 +222,18 @@ class Lifecycle:
             tracked.news.set()
         return touched
 
-    def _recognise(self, tracked: Tracked, order: BrokerOrder, now: datetime) -> None:
-        """An armed order that is at the broker although no close is under way left in a process that has ended since.
+    def _is_past(self, tracked: Tracked, order: BrokerOrder) -> bool:
+        """Whether an order ended before an adopted position began: it is in the quantity that was adopted.
 
-        It is the position's close, whose reason went with that process.
+        The tally knows it too, but does not outlive a restart.
         """
-        armed = tracked.armed
-        if armed is None or armed.client_order_id != order.client_order_id or tracked.is_closing:
-            return
-        context = self._context
-        tracked.armed, tracked.armed_request = None, None
-        tracked.record = replace(
-            tracked.record,
-            status=PositionStatus.CLOSING,
-            close_reason=CloseReason.RECONCILED,
-            close_started_at=now,
-            close_deadline=now + timedelta(seconds=tracked.policy.close_deadline_seconds),
-            close_attempt=armed.attempt,
-            close_client_order_id=armed.client_order_id,
-        )
-        intent = replace(armed, status=IntentStatus.WORKING, broker_order_id=order.id)
-        facts = {"rule": CloseReason.RECONCILED, "client_order_id": order.client_order_id, "order_id": order.id}
-        context.ledger.post(
-            PutPosition(tracked.record),
-            context.put_intent(intent),
-            AppendEvent(EventType.EXIT_TRIGGERED, now, facts, tracked.record.id),
-        )
-        context.log.warning(
-            "a close of an earlier process is at the broker, following it",
-            position=tracked.record.id,
-            client_order_id=order.client_order_id,
-        )
+        if not tracked.record.adopted or order.is_open:
+            return False
+        ended = order.filled_at or order.updated_at
+        if ended is None:
+            return False
+        begun = tracked.record.entry_time
+        return ended < begun or (ended == begun and self._context.tally(order.id).qty == 0)
 
     def _book(self, tracked: Tracked, order: BrokerOrder, fill: Fill, now: datetime, source: str) -> None:
         context, record = self._context, tracked.record
@@ -261,12 +251,10 @@ class Lifecycle:
             )
             # What is not booked stays open in the tally: adoption books it, and a restart counts the same.
             tally = context.tally(order.id)
-            tally.qty -= excess
-            tally.value -= excess * fill.price
+            tally.add(-excess, fill.price)
             if tracked.holding.qty <= 0:
                 return
-            booked = f"{order.id}@{tally.qty.normalize():f}"
-            fill = replace(fill, qty=tracked.holding.qty, execution_id=booked)
+            fill = replace(fill, qty=tracked.holding.qty, execution_id=derived_id(order.id, tally.qty))
         tracked.holding = apply_fill(tracked.holding, fill)
         tracked.refresh_from_holding()
         context.changed(tracked)

@@ -20,6 +20,7 @@ from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, com
 from exitguard.core.records import AppendEvent, CloseReason, EventType, IntentStatus, SetAside
 from exitguard.core.session import NEW_YORK
 from exitguard.manager.context import AccountContext
+from exitguard.manager.fills import derived_id
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.tracked import Tracked
 
@@ -34,6 +35,8 @@ INTENT_PATIENCE = timedelta(seconds=30)
 ORDERS_AT_ONCE = 20
 # How far back fills are read for the true entry of an untracked position.
 ADOPTION_HISTORY = timedelta(days=90)
+# Fills older than this are in every answer about positions, slow ones included (they lag by ten seconds at most).
+POSITIONS_LAG = timedelta(seconds=30)
 _LAPSES = {"OPEXP": CloseReason.EXPIRED, "OPEXC": CloseReason.EXERCISED, "OPASN": CloseReason.ASSIGNED}
 
 
@@ -348,12 +351,15 @@ class Reconciler:
     async def _adopt(self, symbol: str, theirs: BrokerPosition, now: datetime, *, unproven: bool) -> None:
         """Adopt on the evidence of fills; without it (`unproven`) only once the position has stood for long.
 
-        Positions lag fills: when both disagree, the next answers may agree.
+        Positions lag fills by seconds: while both disagree about the last moments, the next answers may agree.
         """
         side = PositionSide.LONG if theirs.qty > 0 else PositionSide.SHORT
         history = [f for f in await self._context.broker.fills(after=now - ADOPTION_HISTORY) if f.symbol == symbol]
         if self._context.on_symbol(symbol) is not None:
             return  # discovered while we asked
+        agreed = theirs.qty == sum((f.qty if f.side is OrderSide.BUY else -f.qty for f in history), Decimal(0))
+        if not agreed and any(now - fill.at < POSITIONS_LAG for fill in history):
+            return
         fills = opening_fills(history, symbol, theirs.qty)
         if not self._are_unbooked(fills, history):
             fills = []  # they belong to a position that is closed: the answer lags
@@ -361,12 +367,6 @@ class Reconciler:
         if not fills:
             if history and not unproven:
                 return
-            for past in history:
-                # All of it is in what the broker holds now.
-                tally = self._context.tally(past.order_id)
-                known = [f for f in history if f.order_id == past.order_id]
-                tally.qty = max(tally.qty, sum((f.qty for f in known), Decimal(0)))
-                tally.value = max(tally.value, sum((f.qty * f.price for f in known), Decimal(0)))
             fills = [
                 Fill(
                     f"adopted:{symbol}:{now.isoformat()}",
@@ -380,7 +380,7 @@ class Reconciler:
                 )
             ]
             evidence = "broker position; no fills found, entry time unknown"
-        self._lifecycle.adopt(symbol, side, fills, now, evidence)
+        self._lifecycle.adopt(symbol, side, fills, history, now, evidence)
 
     def _are_unbooked(self, chosen: list[Fill], history: list[Fill]) -> bool:
         """Whether the books have room for these fills: what was booked of each order and they are at most its fills."""
@@ -396,7 +396,8 @@ def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
     """The fills since the contract was last flat, when they add up to the signed quantity `qty`; else none.
 
     Reads backwards from now: the running quantity before each fill must reach zero where the episode began. A fill
-    that turned the position around belongs to it with the part that opened it.
+    that turned the position around belongs to it with the part that opened it, under an id that says how much of its
+    order is accounted for.
     """
     mine = sorted((f for f in fills if f.symbol == symbol), key=lambda f: (f.at, f.execution_id))
     left = qty
@@ -406,6 +407,7 @@ def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
         if left == 0:
             return mine[index:]
         if (left > 0) != (qty > 0):
-            opened = replace(fill, qty=fill.qty - abs(left), execution_id=f"{fill.execution_id}:opened")
+            filled = sum((f.qty for f in mine[: index + 1] if f.order_id == fill.order_id), Decimal(0))
+            opened = replace(fill, qty=fill.qty - abs(left), execution_id=derived_id(fill.order_id, filled))
             return [opened, *mine[index + 1 :]] if opened.qty > 0 else []
     return []

@@ -10,7 +10,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 from exitguard.core.instrument import parse_instrument
-from exitguard.core.orders import Fill, OrderRequest, PositionIntent
+from exitguard.core.orders import Fill, OrderRequest, OrderSide, PositionIntent
 from exitguard.core.policy import Policy
 from exitguard.core.position import PositionSide
 from exitguard.core.records import (
@@ -184,12 +184,19 @@ class Judge:
             return
         self._seen_closed.add((account, row.id))
         flat_at = self._flat_at.get((account, row.symbol))
-        if flat_at is None or flat_at < row.entry_time:
-            held = self._exchanges[account].held.get(row.symbol, (ZERO, ZERO))[0]
+        held = self._exchanges[account].held.get(row.symbol, (ZERO, ZERO))[0]
+        if (flat_at is None or flat_at < row.entry_time) and held != self._unseen(account, row.symbol):
             text = f"position {row.id} is recorded as closed, the broker holds {held} {row.symbol}"
             self._wrong("I11", account, text, row.symbol)
         if row.id not in self._ledger.account(account).history:
             self._wrong("I10", account, f"position {row.id} closed without a history row", row.symbol)
+
+    def _unseen(self, account: str, symbol: str) -> Decimal:
+        """What others traded a moment ago and the books do not have yet: it may follow in a position of its own."""
+        since = self._now() - LAG
+        booked = {fill.order_id for _, fill, _ in self._ledger.account(account).fills.values()}
+        fills = [f for f in self._exchanges[account].all_fills if f.symbol == symbol and f.order_id not in booked]
+        return sum((f.qty if f.side is OrderSide.BUY else -f.qty for f in fills if f.at >= since), ZERO)
 
     def _check_history(self, account: str, row: HistoryRecord) -> None:
         """The exit price is the average of the closing fills, and nothing else (F58)."""

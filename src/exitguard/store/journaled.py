@@ -79,6 +79,8 @@ class JournaledStore:
         self._drain: asyncio.Task[None] | None = None
         self._epoch: int | None = None
         self._lost: LeaseLost | None = None
+        # Until when, on the loop's clock, nobody else can have taken the lease; None while none was taken here.
+        self._sure_until: float | None = None
         self.refused: list[tuple[Batch, StoreError]] = []
         self._waiting = deque(_read(record) for record in journal.records())
 
@@ -102,7 +104,8 @@ class JournaledStore:
     async def commit(self, batch: Batch) -> None:
         """Make a batch durable: in the database, else in the journal.
 
-        Raises StoreRejected and LeaseLost from the database, StoreUnavailable when neither could take it.
+        Raises StoreRejected and LeaseLost from the database, StoreUnavailable when neither could take it, or when the
+        database is away and the lease may have passed to another process.
         """
         if batch.account_name != self.account_name:
             raise StoreRejected(f"a batch of account {batch.account_name} was offered to {self.account_name} (F25)")
@@ -123,11 +126,23 @@ class JournaledStore:
                     )
                 else:
                     return
+            self._require_lease()
             try:
                 await self._append(_Waiting(batch, operations))
             except JournalError as error:
                 raise StoreUnavailable(f"the database is away, and so is the journal: {error}") from error
         self._start_draining()
+
+    def _require_lease(self) -> None:
+        """Refuse the journal to a process that was stopped for so long that another may have taken over (I12).
+
+        While the renewals go on and fail, nobody could take the lease: the database was away for everybody.
+        """
+        if self._sure_until is not None and asyncio.get_running_loop().time() > self._sure_until:
+            raise StoreUnavailable(
+                "the database is away, and this process stood still for longer than its lease: another may hold it, so"
+                " nothing is decided until the database answers"
+            )
 
     async def _append(self, waiting: _Waiting) -> None:
         def work() -> None:
@@ -236,7 +251,9 @@ class JournaledStore:
 
         A journal that is older than what another holder has written since is kept aside with its reason.
         """
+        asked = asyncio.get_running_loop().time()
         lease = await self._inner.acquire_lease(holder, ttl, component)
+        self._sure_until = asked + ttl.total_seconds()
         self._epoch = lease.epoch
         self._lost = None
         await self._write_left_behind()
@@ -254,8 +271,19 @@ class JournaledStore:
             self._start_draining()
 
     async def renew_lease(self, lease: Lease, ttl: timedelta) -> Lease:
-        """Extend the lease. Raises LeaseLost."""
-        return await self._inner.renew_lease(lease, ttl)
+        """Extend the lease. Raises LeaseLost, and StoreUnavailable while the database is away."""
+        asked = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(
+                ttl.total_seconds() / 2
+            ):  # the next renewal must come before the end of this one
+                renewed = await self._inner.renew_lease(lease, ttl)
+        except (StoreUnavailable, TimeoutError) as error:
+            if self._sure_until is not None and asked <= self._sure_until:
+                self._sure_until = asked + ttl.total_seconds()
+            raise StoreUnavailable(str(error) or "the database did not renew the lease in time") from error
+        self._sure_until = asked + ttl.total_seconds()
+        return renewed
 
     def surely_leased(self) -> bool:
         """Whether nobody else can hold the lease now; False also while the journal waits for the database."""
@@ -266,7 +294,7 @@ class JournaledStore:
         with contextlib.suppress(StoreUnavailable):
             await self.settle()
         await self._inner.release_lease(lease)
-        self._epoch = None
+        self._epoch = self._sure_until = None
 
     async def bind_account_number(self, number: str, tier: str, mode: str) -> None:
         """Bind the broker's account number. Raises AccountMismatch."""

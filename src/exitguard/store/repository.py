@@ -25,7 +25,7 @@ from exitguard.core.records import (
 from exitguard.store.connection import Link, translating
 from exitguard.store.elapsed import elapsed
 from exitguard.store.encoding import decode_record, encode_json, encode_operations, encode_record
-from exitguard.store.port import Lease, LeaseLost, StoreRejected, StoreUnavailable
+from exitguard.store.port import Lease, LeaseLost, SchemaMismatch, StoreRejected, StoreUnavailable
 from exitguard.store.queries import query
 from exitguard.store.schema import check_schema
 
@@ -34,6 +34,7 @@ COMMIT_TIMEOUT = 5.0
 WORK_TIMEOUT = 30.0
 _RECONNECT_FIRST = 0.1
 _RECONNECT_LAST = 5.0
+_ROLE = "exitguard_app"
 _CHANNELS = ("commands", "recommendations")
 # A lease is beyond doubt for this share of its life after it was confirmed: the rest is for clocks that do not agree.
 _SURE_SHARE = 0.75
@@ -66,7 +67,7 @@ class PgAccountStore:
         self._epoch: int | None = None
         self._sure = _NEVER
         settings = {
-            "role": "exitguard_app",
+            "role": _ROLE,
             "app.account": account_name,
             "search_path": "public",
             "application_name": f"exitguard {component} {account_name}"[:63],
@@ -85,7 +86,7 @@ class PgAccountStore:
                 {**settings, "statement_timeout": limit, "lock_timeout": limit},
                 connect_timeout=CONNECT_TIMEOUT,
                 command_timeout=command_timeout,
-                on_connect=prepare_session,
+                on_connect=self._own_session,
             )
 
         self._commits = link(COMMIT_TIMEOUT)
@@ -110,6 +111,16 @@ class PgAccountStore:
     def account_name(self) -> str:
         """The account that every statement is scoped to."""
         return self._account
+
+    async def _own_session(self, connection: Any) -> None:
+        """Prove that the session is the account's: what stands between may have dropped its settings (I4)."""
+        role, account = await connection.fetchrow("SELECT current_user, current_setting('app.account', true)")
+        if (role, account) != (_ROLE, self._account):
+            raise SchemaMismatch(
+                f"the database gave a session of role {role} and account {account or 'none'} instead of {_ROLE} and"
+                f" {self._account}: a connection pool drops the session's settings; connect to PostgreSQL itself"
+            )
+        await prepare_session(connection)
 
     # Lease -----------------------------------------------------------------------------------------------------------
 

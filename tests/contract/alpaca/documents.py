@@ -57,7 +57,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     },
     "OptionContract": {"deliverables": "only with show_deliverables"},
     "CorporateAnnouncement": {"effective_date": "mergers and reorganisations only"},
-    "PortfolioHistory": {"base_value_asof": "only where there is a point"},
+    "PortfolioHistory": {"base_value_asof": "only where the account had a close before the first point"},
     "public_market": {"bic": "banks only"},
     "calendar_day": {"lunch_start": "no US market has lunch", "lunch_end": "no US market has lunch"},
 }

@@ -239,3 +239,23 @@ async def test_t10_f38_f45_one_lifecycle_whatever_is_told_twice() -> None:
         assert sum(fill.qty for fill in booked if fill.side is OrderSide.BUY) == 10
         assert sum(fill.qty for fill in booked if fill.side is OrderSide.SELL) == 10
         assert len(managed.events(EventType.CREATED)) == len(managed.events(EventType.CLOSED)) == 1
+
+
+async def test_i5_what_was_before_an_adopted_position_is_never_booked_into_it() -> None:
+    """Found by the simulator: an episode that a lost journal had kept was folded into the position adopted after it."""
+    venue = Venue()
+    broker = venue.broker("large")
+    broker.set_quote("AAPL", "100", "100.02")
+    for side, qty in ((OrderSide.BUY, "10"), (OrderSide.SELL, "12"), (OrderSide.SELL, "3"), (OrderSide.BUY, "9")):
+        venue.time += timedelta(seconds=1)
+        broker.external_order("AAPL", side, qty, "100.00")
+    async with Managed(venue, policy=POLICY) as managed:
+        (adopted,) = managed.rows.positions.values()
+        assert (adopted.quantity, adopted.side) == (4, PositionSide.LONG)
+    venue.time += timedelta(seconds=1)
+    broker.external_order("AAPL", OrderSide.SELL, "1", "100.00")  # found when every order is read again
+    async with Managed(venue, policy=POLICY) as restarted:
+        await restarted.until(lambda: restarted.row(adopted.id).quantity == 3, "the sale of 1 is booked")
+        await restarted.advance(1)
+        assert restarted.row(adopted.id).quantity == 3
+        assert not _differences(restarted)

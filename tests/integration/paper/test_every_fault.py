@@ -553,6 +553,36 @@ async def test_a_fault_file_strikes_from_the_start_and_at_its_moments(tmp_path: 
         assert [one["kind"] for one in (await client.get("/admin/faults"))[1]["faults"]] == ["slow_response"]
 
 
+REPEATED = """
+[[fault]]
+kind = "halt"
+count = 2
+[fault.parameters]
+every = 300
+
+[[fault]]
+kind = "external_add"
+account = "large"
+probability = 0.5
+seed = 5
+count = 3
+"""
+
+
+async def test_events_with_a_count_or_a_probability_come_again_and_again(tmp_path: Path) -> None:
+    async with planned(tmp_path, REPEATED) as client:
+        await client.post("/admin/advance", {"seconds": 10})
+        await client.post("/admin/halt", {"symbol": "AAPL", "halted": False})
+        await hold(client)
+        await client.post("/admin/advance", {"seconds": 1200})
+        _, found = await client.get("/admin/faults")
+        assert found["injected"] == {"halt": 2, "external_add": 3}
+        assert found["faults"] == []
+        await client.post("/admin/halt", {"symbol": "AAPL", "halted": False})
+        await client.post("/admin/advance", {"seconds": 20})
+        await until_positions(client, {"AAPL": "13"})
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -19,7 +19,8 @@ from exitguard.core.position import PositionSide
 from exitguard.core.records import EventType, IntentStatus, Operation, PutExecution, PutHistory, PutIntent, PutPosition
 from exitguard.store.encoding import encode_operations
 from exitguard.store.operator import Operator
-from exitguard.store.port import AccountMismatch, StoreRejected
+from exitguard.store.port import AccountMismatch, SchemaMismatch, StoreRejected
+from exitguard.store.repository import PgAccountStore
 
 
 @pytest.fixture
@@ -88,13 +89,40 @@ async def test_i4_row_level_security_holds_inside_the_writing_functions(make_sto
             await store.commit(batch("large", lease.epoch, operation))
 
 
-async def test_a_session_without_an_account_gets_an_error_and_not_an_empty_answer(database_url: str) -> None:
-    connection = await asyncpg.connect(database_url, server_settings={"role": "exitguard_app"})
+@pytest.mark.parametrize("scan", ["enable_seqscan", "enable_indexscan"])
+@pytest.mark.parametrize("account", [None, "", "reset"])
+async def test_i4_a_session_without_an_account_gets_an_error_and_not_an_empty_answer(
+    database_url: str, account: str | None, scan: str
+) -> None:
+    """However the server reads the tables: what statistics say of them changes how, and they are empty here."""
+    settings = {"role": "exitguard_app", "search_path": "public", "enable_bitmapscan": "off", scan: "off"}
+    if account == "":
+        settings["app.account"] = account
+    connection = await asyncpg.connect(database_url, server_settings=settings)
     try:
-        with pytest.raises(asyncpg.UndefinedObjectError, match=r"app\.account"):
-            await connection.fetch("SELECT * FROM public.active_positions")
+        if account == "reset":  # as a pool between two borrowers would, and as the end of a transaction does
+            await connection.execute("BEGIN; SET LOCAL app.account = 'large'; COMMIT; RESET app.account")
+        for table in ACCOUNT_TABLES:
+            with pytest.raises(asyncpg.UndefinedObjectError, match=r"app\.account"):
+                await connection.fetch(f"SELECT * FROM {table}")
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize("dropped", ["role", "app.account"])
+async def test_i4_a_session_whose_settings_were_dropped_is_never_used(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, dropped: str
+) -> None:
+    """As connection pools do that ignore start-up parameters: the login would be its own, with everybody's rows."""
+    connect = asyncpg.connect
+
+    def pooled(url: str, *, server_settings: dict[str, str], **options: Any) -> Any:
+        kept = {name: value for name, value in server_settings.items() if name != dropped}
+        return connect(url, server_settings=kept, **options)
+
+    monkeypatch.setattr(asyncpg, "connect", pooled)
+    with pytest.raises(SchemaMismatch, match="connection pool drops"):
+        await PgAccountStore.connect(database_url, "large")
 
 
 @pytest.mark.parametrize(

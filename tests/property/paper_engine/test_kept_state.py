@@ -38,7 +38,7 @@ def picture(exchange: Exchange) -> dict[str, Any]:
             "reserves": (account.stock_reserve, account.option_reserve),
             "activities": account.activities,
             "cursors": account.activity_positions,
-            "curve": list(account.history),
+            "curve": list(account.equity.since(0)),
             "books": {order.id: places(order) for order in account.open.values()},
         }
     return seen

@@ -277,3 +277,22 @@ def test_f79_f81_a_deployment_on_aws_without_a_file_gets_the_names_that_it_had(t
     assert tiny.risk is None
     large = load_settings(None, environ | {"ACCOUNT_NAME": "large"}, tmp_path).accounts["large"]
     assert large.key == "aws-sm:ops-pipeline/alpaca#api_key"
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement"),
+    [
+        ('max_position_fraction = "0.10"', "max_position_fraction = 1000000"),
+        ("max_total_exposure_fraction = 0.80", "max_total_exposure_fraction = 1000000"),
+        ("max_open_positions = 20", ""),
+        ("max_open_positions = 20", "max_open_positions = 1000000"),
+        ("max_open_positions = 20", "max_open_positions = 0"),
+        ("max_total_exposure_fraction = 0.80", ""),
+        ("allow_options = false", ""),
+    ],
+)
+def test_f75_a_limit_that_limits_nothing_or_is_missing_is_refused(tmp_path: Path, line: str, replacement: str) -> None:
+    """An exposure of 1,000,000 and a missing count of positions were valid limits."""
+    assert line in RISK
+    (problem,) = problems(tmp_path, account() + RISK.replace(line, replacement))
+    assert f"accounts.large.risk.{line.partition(' =')[0]}" in problem

@@ -97,3 +97,16 @@ def test_f129_f131_the_cost_never_exceeds_any_limit(instrument, price, equity, p
     assert result.qty == result.qty.to_integral_value()
     assert result.qty >= 1
     assert wanted is None or result.qty <= wanted
+
+
+@pytest.mark.parametrize("equity", ["1800", "100000"])
+def test_f76_each_account_can_trade_and_stays_within_its_own_equity(equity: str) -> None:
+    """Both accounts had one account's limits in dollars: the small one could afford nothing of what was ordered."""
+    account = broker_account(equity)
+    share = size_entry(STOCK, LONG, Decimal("12.50"), account, EMPTY, risk())
+    contract = size_entry(OPTION, LONG, Decimal("1.20"), account, EMPTY, risk())
+    for sized in (share, contract):
+        assert isinstance(sized, Sized)
+        assert 0 < sized.cost <= Decimal(equity) / 10
+    dear = size_entry(OPTION, LONG, Decimal("17.00"), account, EMPTY, risk())
+    assert isinstance(dear, Sized) is (equity == "100000")

@@ -1,5 +1,6 @@
 """Faults: each does what its description says, is counted, logged, aimed and repeatable."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -294,6 +295,11 @@ def test_faults_are_switched_off() -> None:
         {"kind": "stream_drop", "probability": "x"},
         {"kind": "stream_drop", "count": -1},
         {"kind": "stream_drop", "parameters": 3},
+        {"kind": "slow_response", "parameters": {"seconds": "soon"}},
+        {"kind": "slow_response", "parameters": {"seconds": -1}},
+        {"kind": "clock_skew", "parameters": {"seconds": "nan"}},
+        {"kind": "partial_fill", "parameters": {"fraction": True}},
+        {"kind": "halt", "count": 2, "parameters": {"every": 0}},
         {"kind": "external_close"},
         {"kind": "external_close", "account": "large", "symbol": "KO"},
         {"kind": "halt", "symbol": "NOPE"},
@@ -308,6 +314,54 @@ def test_faults_that_make_no_sense_are_refused(specification: dict[str, Any]) ->
         floor.hold("1")
     assert refusal(lambda: floor.exchange.faults.add(specification))[0] == 422
     assert floor.exchange.faults.to_json()["log"] == []
+
+
+def events(floor: Floor, minutes: int) -> list[tuple[str | None, str | None]]:
+    """Let minutes pass, and tell whom events hit."""
+    before = len(floor.exchange.faults.log)
+    for _ in range(minutes):
+        floor.now += timedelta(minutes=1)
+        floor.exchange.try_events(floor.now, lambda fault: None)
+        floor.run()
+    return [(entry["account"], entry["symbol"]) for entry in list(floor.exchange.faults.log)[before:]]
+
+
+def test_an_event_with_a_count_happens_so_often_and_no_more() -> None:
+    floor = Floor()
+    floor.hold("10")
+    inject(floor, "external_add", count=3, parameters={"qty": 5, "every": 120})
+    assert floor.qty() == 10, "it waits for market time to pass"
+    assert events(floor, 20) == [("large", "KO")] * 3
+    assert floor.qty() == 25
+    assert floor.exchange.faults.to_json()["faults"] == []
+
+
+def test_an_event_with_a_probability_strikes_what_there_is_by_its_seed() -> None:
+    seen = []
+    for seed in (1, 1, 2):
+        floor = Floor()
+        for symbol in ("PEP", "MCD"):
+            floor.exchange.add_stock(symbol, Decimal(100))
+        inject(floor, "halt", probability=0.3, seed=seed)
+        inject(floor, "resume", probability=0.3, seed=seed)
+        seen.append(events(floor, 60))
+    assert seen[0] == seen[1] != seen[2]
+    assert {symbol for _, symbol in seen[0]} == {"KO", "PEP", "MCD"}
+    assert 10 < len(seen[0]) < 40
+
+
+def test_an_event_waits_until_there_is_something_to_hit_within_its_target() -> None:
+    floor = Floor()
+    inject(floor, "external_close", account="large", count=2, probability=1)
+    assert events(floor, 3) == []
+    floor.order(floor.other, qty="5")
+    floor.run()
+    assert events(floor, 3) == [], "another account's position is none of its business"
+    floor.hold("10")
+    assert events(floor, 3) == [("large", "KO")]
+    assert (floor.qty(), floor.other.position_qty("KO")) == (0, 5)
+    assert floor.exchange.faults.remove(floor.exchange.faults.to_json()["faults"][0]["id"])
+    assert not floor.exchange.faults.has_events
 
 
 def test_every_kind_of_fault_is_described_and_every_event_can_happen() -> None:

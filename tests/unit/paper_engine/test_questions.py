@@ -258,19 +258,6 @@ def test_bad_configurations_change_nothing(body: dict[str, Any]) -> None:
     assert floor.exchange.configurations_json(floor.account) == before
 
 
-def test_portfolio_history_has_a_point_for_each_step_and_ends_now() -> None:
-    floor = Floor()
-    floor.hold("100")
-    floor.to("12:00")
-    floor.quote("KO", "54.99", "55.01")
-    floor.to("13:00")
-    view = floor.exchange.portfolio_history(floor.account, {"period": "1D", "timeframe": "5Min"})
-    assert len(view["timestamp"]) == len(view["equity"]) == len(view["profit_loss"]) > 20
-    assert view["equity"][-1] == pytest.approx(100499.0)
-    assert view["timestamp"] == sorted(view["timestamp"])
-    assert refusal(lambda: floor.exchange.portfolio_history(floor.account, {"period": "1X"}))[0] == 422
-
-
 def test_watchlists() -> None:
     floor = Floor()
     exchange, account = floor.exchange, floor.account

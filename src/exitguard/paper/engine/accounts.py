@@ -66,6 +66,7 @@ class Accounts:
             last_equity=cash,
             balance_date=venue.today(),
         )
+        account.equity.add(account.created, cash)
         self.take_over(account)
         return account
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from decimal import Decimal
 
 from exitguard.core.session import Session
 from exitguard.paper.engine.balances import balances
+from exitguard.paper.engine.equity import MINUTE
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.listing import Listing
 from exitguard.paper.engine.matching import Matcher
@@ -13,10 +13,9 @@ from exitguard.paper.engine.model import TERMINAL, Account, Order
 from exitguard.paper.engine.sessions import LIQUIDATION_LEAD
 from exitguard.paper.engine.settlement import Settlement
 from exitguard.paper.engine.venue import Venue
-from exitguard.paper.engine.wire import microseconds
+from exitguard.paper.engine.wire import microseconds, moment_of
 
 _LIQUIDATION_EVERY = timedelta(minutes=10)
-_SAMPLE_EVERY = timedelta(minutes=5)
 _GTC_SWEEP_AFTER_CLOSE = timedelta(minutes=15)
 _CONTRACTS_KEPT = timedelta(days=7)
 
@@ -36,11 +35,16 @@ class TradingDay:
         self._plan(venue.sessions.session_for(venue.moment(), extended=True), venue.moment())
         self.done_at = venue.moment()
         self.next_at = self._agenda[0][0]
+        # The minute that is running, and its end: what accounts are worth is kept when it is over.
+        self._minute = microseconds(venue.moment()) // MINUTE * MINUTE
+        self._minute_ends = moment_of(self._minute + MINUTE)
 
     def advance_to(self, now: datetime) -> None:
         """Do everything that is due at `now`."""
         while self.next_at <= now:
             at, act = self._agenda.pop(0)
+            if at >= self._minute_ends:
+                self._end_minute(at)
             self._venue.boundary = at
             self._venue.note_everything()
             try:
@@ -51,6 +55,15 @@ class TradingDay:
                 self._venue.boundary = None
             self.done_at = at
             self.next_at = self._agenda[0][0]
+        if now >= self._minute_ends:
+            self._end_minute(now)
+
+    def _end_minute(self, now: datetime) -> None:
+        """Keep what every account was worth at the end of the minute that was running, and begin the one of `now`."""
+        for account in self._venue.accounts.values():
+            account.equity.add(self._minute, balances(account).equity)
+        self._minute = microseconds(now) // MINUTE * MINUTE
+        self._minute_ends = moment_of(self._minute + MINUTE)
 
     def resume(self, done_at: datetime) -> None:
         """Go on as after the boundary at `done_at`: what has become due since is done at the next advance."""
@@ -69,10 +82,6 @@ class TradingDay:
         while at < session.close:
             agenda.append((at, lambda: self._settlement.liquidate_expiring(session.day)))
             at += _LIQUIDATION_EVERY
-        at = session.open + _SAMPLE_EVERY
-        while at < session.close:
-            agenda.append((at, self._sample))
-            at += _SAMPLE_EVERY
         agenda.append((session.close, lambda: self._close(session)))
         agenda.append((session.close + _GTC_SWEEP_AFTER_CLOSE, self._expire_due))
         agenda.append((session.post_close, self._expire_due))
@@ -97,13 +106,14 @@ class TradingDay:
             account.last_maintenance_margin = now.maintenance_margin
             account.balance_date = venue.today()
             account.do_not_exercise.clear()
+            thinned = account.equity.thin(venue.sessions.calendar, microseconds(venue.moment()))
+            account.equity_thinned = thinned or account.equity_thinned
             self._forget(account)
         self._settlement.post_activities()
         self._listing.prune(session.day - _CONTRACTS_KEPT)
         self._wake(extended_only=True)
 
     def _open(self) -> None:
-        self._sample()
         self._wake(extended_only=False)
 
     def _wake(self, *, extended_only: bool) -> None:
@@ -118,7 +128,6 @@ class TradingDay:
             self._fill_at_close(order)
         self._expire_due()
         self._settlement.settle_expired(session.day)
-        self._sample()
 
     def _fill_at_close(self, order: Order) -> None:
         asset = order.asset
@@ -138,12 +147,6 @@ class TradingDay:
             for order in list(account.open.values()):
                 if order.is_open and order.expires is not None and order.expires <= now:
                     self._lifecycle.finish(order, "expired")
-
-    def _sample(self) -> None:
-        """Keep a point of every account's equity curve."""
-        now = microseconds(self._venue.moment())
-        for account in self._venue.accounts.values():
-            account.history.append((now, balances(account).equity.quantize(Decimal("0.01"))))
 
     # Memory ---------------------------------------------------------------------------------------------------------
 

@@ -83,6 +83,17 @@ class Exchange:
         self._catch_up()
         self._interventions.happen(fault)
 
+    def try_events(self, now: datetime, then: Callable[[Fault], None]) -> None:
+        """Let event faults that stay on happen as they are due by `now`; `then` is called after each that did."""
+        if not self.faults.has_events:
+            return
+
+        def happen(fault: Fault) -> None:
+            self._happen(fault)
+            then(fault)
+
+        self.faults.try_events(now, self._interventions.targets, happen)
+
     def _catch_up(self) -> None:
         """Boundaries that the host has not announced yet come before anything that happens after them."""
         now = self._venue.moment()

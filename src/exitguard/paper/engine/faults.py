@@ -1,16 +1,19 @@
 """Faults that can be switched on: what they are, whom they hit, how often, and a log of what was injected.
 
 Three kinds of side: `engine` faults act inside the venue, `wire` faults are asked for by the server around it (and by
-the market for its quotes), `event` faults happen once, when they are switched on.
+the market for its quotes), `event` faults happen once, when they are switched on; with a probability or a count they
+stay on and may happen every minute of market time.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from math import nan
 from random import Random
 from typing import Any
 
-from exitguard.paper.engine.errors import unprocessable
+from exitguard.paper.engine.errors import ApiError, unprocessable
 from exitguard.paper.engine.fields import body_of, decimal_field, text_field, whole_field
 
 _ENGINE = {
@@ -83,8 +86,13 @@ FAULT_KINDS: dict[str, dict[str, str]] = {
     for kind, description in kinds.items()
 }
 FIELDS = frozenset({"kind", "probability", "count", "account", "symbol", "endpoint", "seed", "parameters"})
+# Parameters that have to be numbers.
+_NUMBERS = ("seconds", "fraction", "qty", "factor", "ratio", "limit", "every", "price")
+_EVERY_SECONDS = 60.0
 _LOG_LENGTH = 10_000
 _MAX_FAULTS = 1_000
+# An account and a symbol that an event fault can hit; None where the event is not about one.
+EventTarget = tuple[str | None, str | None]
 
 
 @dataclass(slots=True)
@@ -102,6 +110,8 @@ class Fault:
     seed: int = 0
     injected: int = 0
     parameters: dict[str, Any] = field(default_factory=dict)
+    # When an event that stays on is tried next; None before its first time.
+    due: datetime | None = None
 
     def seconds(self, default: float) -> float:
         """The parameter `seconds`."""
@@ -136,15 +146,19 @@ class Faults:
         self._on_event = on_event
         self._faults: dict[int, Fault] = {}
         self._by_kind: dict[str, list[Fault]] = {}
+        # Events that stay on.
+        self._events: dict[int, Fault] = {}
         self._next_id = 1
         self.log: deque[dict[str, Any]] = deque(maxlen=_LOG_LENGTH)
         self.injected: Counter[str] = Counter()
 
     def add(self, specification: Mapping[str, Any]) -> Fault:
-        """Switch a fault on; an `event` fault happens at once. Raises ApiError 422 when it makes no sense.
+        """Switch a fault on. Raises ApiError 422 when it makes no sense.
 
         Fields: kind; probability (0 to 1, default 1), count (default no end), account, symbol, endpoint (matches when
-        it is contained in "METHOD /path"), seed, parameters.
+        it is contained in "METHOD /path"), seed, parameters. An `event` fault happens at once, to what it names; one
+        with a probability below 1 or a count above 1 is tried every parameters.every (60) seconds of market time
+        instead, on anything that it can hit, until it has happened `count` times.
         """
         body = body_of(specification)
         kind = text_field(body, "kind")
@@ -159,6 +173,7 @@ class Faults:
         parameters = body.get("parameters")
         if parameters is not None and not isinstance(parameters, Mapping):
             raise unprocessable("parameters must be an object")
+        _check_numbers(kind, parameters or {})
         if len(self._faults) >= _MAX_FAULTS:
             raise unprocessable(f"at most {_MAX_FAULTS} faults can be on at once")
         count = whole_field(body, "count", 0, 0, 10**9)
@@ -176,13 +191,46 @@ class Faults:
             parameters=dict(parameters or {}),
         )
         self._next_id += 1
-        if FAULT_KINDS[kind]["side"] == "event":
+        is_event = FAULT_KINDS[kind]["side"] == "event"
+        if is_event and fault.probability == 1.0 and (fault.count or 1) == 1:
             self._on_event(fault)
             self._record(fault, fault.account, fault.symbol, None)
             return fault
         self._faults[fault.id] = fault
         self._by_kind.setdefault(kind, []).append(fault)
+        if is_event:
+            self._events[fault.id] = fault
         return fault
+
+    def try_events(
+        self,
+        now: datetime,
+        targets: Callable[[Fault], Sequence[EventTarget]],
+        happen: Callable[[Fault], None],
+    ) -> None:
+        """Try the events that stay on and are due by the market's time `now`; `targets` tells what one can hit."""
+        for fault in list(self._events.values()):
+            every = timedelta(seconds=fault.number("every", _EVERY_SECONDS))
+            while fault.id in self._events and (fault.due is None or fault.due <= now):
+                fault.due = (fault.due or now) + every
+                if fault.chance.random() >= fault.probability:
+                    continue
+                found = targets(fault)
+                if found:
+                    self._try_event(fault, *fault.chance.choice(found), happen)
+
+    def _try_event(
+        self, fault: Fault, account: str | None, symbol: str | None, happen: Callable[[Fault], None]
+    ) -> None:
+        try:
+            happen(replace(fault, account=account, symbol=symbol))
+        except ApiError as refusal:
+            specification = {"kind": fault.kind, "account": account, "symbol": symbol}
+            self.note_failure(specification, str(refusal.body.get("message")))
+            return
+        self._record(fault, account, symbol, None)
+        if fault.count is not None and fault.injected >= fault.count:
+            self.remove(fault.id)
 
     def remove(self, fault_id: int) -> bool:
         """Switch one fault off; False when it was not on."""
@@ -193,12 +241,19 @@ class Faults:
         same.remove(fault)
         if not same:
             del self._by_kind[fault.kind]
+        self._events.pop(fault_id, None)
         return True
 
     def clear(self) -> None:
         """Switch every fault off; the log stays."""
         self._faults.clear()
         self._by_kind.clear()
+        self._events.clear()
+
+    @property
+    def has_events(self) -> bool:
+        """Whether any event fault stays on."""
+        return bool(self._events)
 
     def is_on(self, kind: str) -> bool:
         """Whether any fault of this kind is on: lets a hot path skip the question for each item."""
@@ -253,3 +308,16 @@ class Faults:
             "injected": dict(self.injected),
             "log": list(self.log),
         }
+
+
+def _check_numbers(kind: str, parameters: Mapping[str, Any]) -> None:
+    for name in _NUMBERS:
+        given = parameters.get(name, 1)
+        # A clock can be slow as well as fast.
+        least = 1.0 if name == "every" else -1e9 if kind == "clock_skew" else 0.0
+        try:
+            number = nan if isinstance(given, bool) else float(given)
+        except (TypeError, ValueError):
+            number = nan
+        if not least <= number <= 1e9:
+            raise unprocessable(f"parameters.{name} must be a number from {least:g} to 1e+09, was {str(given)[:40]!r}")

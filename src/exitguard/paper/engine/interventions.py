@@ -7,7 +7,7 @@ from typing import Any
 from exitguard.paper.engine.corporate import CorporateActions
 from exitguard.paper.engine.desk import Desk
 from exitguard.paper.engine.errors import unprocessable
-from exitguard.paper.engine.faults import Fault
+from exitguard.paper.engine.faults import EventTarget, Fault
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.model import ONE, Account, Asset, Order, Position
 from exitguard.paper.engine.positions import Positions
@@ -16,6 +16,15 @@ from exitguard.paper.engine.settlement import Settlement
 from exitguard.paper.engine.venue import Venue
 
 _FLIP_TRIES = 1_000
+# Events that need a position, and which positions they can hit.
+_ON_POSITIONS: dict[str, Callable[[Position], bool]] = {
+    "external_close": lambda position: True,
+    "external_add": lambda position: True,
+    "external_flip": lambda position: not position.asset.is_option,
+    "liquidation": lambda position: True,
+    "assignment": lambda position: position.asset.is_option and position.qty < 0,
+    "exercise": lambda position: position.asset.is_option and position.qty > 0,
+}
 
 
 class Interventions:
@@ -41,6 +50,31 @@ class Interventions:
         """Carry an event fault out. Raises ApiError 422 when it names nothing that exists."""
         act = getattr(self, f"_{fault.kind}")
         act(fault)
+
+    def targets(self, fault: Fault) -> list[EventTarget]:
+        """Everything that an event could hit now, within the account and the symbol that it may name."""
+        kind = fault.kind
+        found: list[EventTarget]
+        if kind in _ON_POSITIONS:
+            held = (
+                (account.name, position)
+                for account in self._venue.accounts.values()
+                for position in account.positions.values()
+            )
+            found = [(name, position.asset.symbol) for name, position in held if _ON_POSITIONS[kind](position)]
+        elif kind in ("account_block", "account_unblock"):
+            blocked = kind == "account_unblock"
+            found = [(one.name, None) for one in self._venue.accounts.values() if one.trading_blocked == blocked]
+        else:
+            stocks = [asset for asset in self._venue.assets.values() if not asset.is_option]
+            if kind in ("halt", "resume"):
+                stocks = [asset for asset in stocks if asset.halted == (kind == "resume")]
+            found = [(None, asset.symbol) for asset in stocks]
+        return [
+            (account, symbol)
+            for account, symbol in found
+            if fault.account in (None, account) and fault.symbol in (None, symbol)
+        ]
 
     # An account's orders and positions --------------------------------------------------------------------------------
 

@@ -4,13 +4,13 @@ Statuses, types, sides and the like are the wire's own strings: every one of the
 way out than in here.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from typing import Any
 
 from exitguard.core.quote import Quote
+from exitguard.paper.engine.equity import EquityCurve
 from exitguard.paper.engine.wire import Identifiers
 
 ZERO = Decimal(0)
@@ -216,7 +216,7 @@ class Account:
     """One brokerage account; its credentials follow from the venue's seed and its name.
 
     `holds` is the quantity that open closing orders tie up, by symbol; `stock_reserve` and `option_reserve` are the
-    dollars that open opening orders tie up.
+    dollars that open opening orders tie up. `equity` has only the closes of days before `equity_thinned`.
     """
 
     name: str
@@ -247,7 +247,8 @@ class Account:
     lagging: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     unfindable: set[str] = field(default_factory=set)
     watchlists: dict[str, dict[str, Any]] = field(default_factory=dict)
-    history: deque[tuple[int, Decimal]] = field(default_factory=lambda: deque(maxlen=40_000))
+    equity: EquityCurve = field(default_factory=EquityCurve)
+    equity_thinned: int = 0
     trading_blocked: bool = False
 
     def add_activity(self, stamp: int, activity: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from exitguard.paper.engine.desk import Desk
+from exitguard.paper.engine.equity import EquityCurve
 from exitguard.paper.engine.extras import Extras
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.model import Account, Asset, Group, Order
@@ -119,7 +120,7 @@ class Revival:
             account.positions[asset.symbol] = position_from(position, asset)
         for stamp, activity in kept.activities:
             account.add_activity(stamp, activity)
-        account.history.extend(kept.equity)
+        account.equity = EquityCurve(kept.equity)
         account.by_client_id.update(dict.fromkeys(kept.client_order_ids))
         self._open_account(account)
         self._restore_orders(account, kept)

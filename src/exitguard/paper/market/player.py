@@ -81,6 +81,8 @@ class Player:
         self.board = board
         self.tape = Tape()
         self.listeners: list[Callable[[Shown], None]] = []
+        # Called with the market's time after it has moved.
+        self.followers: list[Callable[[datetime], None]] = []
         self.rounds_played = 0
         # Stocks whose sources are kept out while somebody sets their quotes by hand.
         self.held: set[str] = set()
@@ -172,6 +174,7 @@ class Player:
                     await self._settle()
                 self.clock.reach(to)
                 self._venue.advance_to(to)
+                self._follow(to)
 
     def _check_forward(self, to: datetime) -> None:
         reached = self.clock.reached
@@ -214,12 +217,18 @@ class Player:
         finished = self.tape.roll(to)
         if finished:
             self._show(Shown(to, minute_bars=finished))
+        self._follow(to)
 
     def _cross_boundary(self) -> None:
         at = self._boundary
         self.clock.reach(at)
         self._venue.advance_to(at)
         self._boundary = self._venue.next_boundary(at)
+        self._follow(at)
+
+    def _follow(self, at: datetime) -> None:
+        for follower in self.followers:
+            follower(at)
 
     def _merged(self, at: datetime) -> Round:
         rounds = [source.take() for source in self._sources if source.peek() == at]
@@ -262,6 +271,7 @@ class Player:
                 self._venue.on_trade(tick.quote.symbol, tick.quote.last, at)
         self.rounds_played += 1
         self._show(shown)
+        self._follow(at)
 
     def _record(self, ticks: Iterable[Tick], options: Sequence[Quote], shown: Shown) -> None:
         faults = self._feed_faults.active()

@@ -125,7 +125,7 @@ class Host:
         if settings.faults is not None:
             self._plan = FaultPlan(settings.faults, self.add_fault, self.exchange.faults.note_failure)
             self._plan.begin()
-            self.player.listeners.append(self._follow_plan)
+        self.player.followers.append(self._follow_plan)
 
     def _generated(
         self, recorded: Iterable[Source | None], start: datetime, adjustments: Adjustments
@@ -204,11 +204,13 @@ class Host:
         self.player.board.unfollow(idle)
         self.player.tape.forget_quotes(idle)
 
-    def _follow_plan(self, shown: Shown) -> None:
-        assert self._plan is not None
-        due = self._plan.next_at
-        if due is not None and due <= shown.at and self._plan.reach(shown.at):
-            self.on_faults()
+    def _follow_plan(self, at: datetime) -> None:
+        """Switch planned faults on, and let events happen that are due."""
+        if self._plan is not None:
+            due = self._plan.next_at
+            if due is not None and due <= at and self._plan.reach(at):
+                self.on_faults()
+        self.exchange.try_events(at, self._after_event)
 
     def _needed_contracts(self) -> set[str]:
         """Contracts that somebody subscribes to, holds, or has an order for."""
@@ -223,6 +225,12 @@ class Host:
     def add_fault(self, specification: Mapping[str, Any]) -> Fault:
         """Switch a fault on, and let the market follow where it changes a stock. Raises ApiError 422."""
         fault = self.exchange.faults.add(specification)
+        if fault.injected:
+            self._after_event(fault)
+        return fault
+
+    def _after_event(self, fault: Fault) -> None:
+        """An event fault has happened: let the market follow where it changes a stock."""
         symbol = fault.symbol or ""
         if fault.kind == "split":
             self.player.adjustments.split(symbol, Decimal(str(fault.parameters.get("ratio", 2))))
@@ -234,7 +242,6 @@ class Host:
             self.change_status(StatusChange(symbol, fault.kind == "halt"))
         if fault.kind in ("split", "symbol_change"):
             self._follow_new_contracts(symbol)
-        return fault
 
     def _follow_new_contracts(self, underlying: str) -> None:
         """The contracts of a stock have other symbols now: forget the old ones, price those that are needed."""

@@ -27,7 +27,6 @@ FILE = "exchange.sqlite3"
 # "EXGP": lets anybody, `file` included, tell this database from others.
 APPLICATION = 0x45584750
 VERSION = 1
-_EQUITY_KEPT = 40_000
 _SCHEMA = """
 CREATE TABLE exchange (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE accounts (name TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -163,8 +162,7 @@ class StateFile:
             one.client_order_ids = [text for (text,) in self._db.execute(_CLIENT_IDS, own)]
             rows = self._db.execute(_ACTIVITIES, own).fetchall()
             one.activities = [(at, orjson.loads(text)) for at, text in rows]
-            curve = self._db.execute(_EQUITY, (name, _EQUITY_KEPT)).fetchall()
-            one.equity = [(at, Decimal(value)) for at, value in reversed(curve)]
+            one.equity = [(at, Decimal(value)) for at, value in self._db.execute(_EQUITY, own)]
             self._activities[name] = one.record["activities_dropped"] + len(rows)
             self._equity[name] = one.equity[-1][0] if one.equity else 0
             kept.accounts.append(one)
@@ -272,15 +270,17 @@ class StateFile:
         self._write_equity(account)
 
     def _write_equity(self, account: Account) -> None:
-        newest = self._equity.get(account.name, 0)
-        rows = []
-        for at, value in reversed(account.history):
-            if at <= newest:
-                break
-            rows.append((account.name, at, str(value)))
-        if rows:
+        name = account.name
+        # The newest entry may have changed since it was written.
+        rows = [(name, at, str(value)) for at, value in account.equity.since(self._equity.get(name, 0))]
+        if rows and self._is_new("equity", name, f"{rows[-1]}"):
             self._db.executemany("INSERT OR REPLACE INTO equity VALUES (?, ?, ?)", rows)
-            self._equity[account.name] = rows[0][1]
+            self._equity[name] = rows[-1][1]
+        limit = account.equity_thinned
+        if limit and self._is_new("thinned", name, str(limit)):
+            self._db.execute("DELETE FROM equity WHERE account = ? AND at < ?", (name, limit))
+            kept = [(name, at, str(value)) for at, value in account.equity.since(0) if at < limit]
+            self._db.executemany("INSERT INTO equity VALUES (?, ?, ?)", kept)
 
     def _write_small(self, keeping: Keeping) -> None:
         for asset in keeping.stocks():
@@ -316,7 +316,7 @@ _ORDERS = "SELECT record FROM orders WHERE account = ? ORDER BY sequence"
 _GROUPS = "SELECT record FROM order_groups WHERE account = ?"
 _CLIENT_IDS = "SELECT client_order_id FROM client_order_ids WHERE account = ?"
 _ACTIVITIES = "SELECT at, record FROM activities WHERE account = ? ORDER BY position"
-_EQUITY = "SELECT at, equity FROM equity WHERE account = ? ORDER BY at DESC LIMIT ?"
+_EQUITY = "SELECT at, equity FROM equity WHERE account = ? ORDER BY at"
 
 
 def _create(database: sqlite3.Connection, seed: int) -> None:

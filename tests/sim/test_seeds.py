@@ -1,0 +1,52 @@
+"""The manager under every fault: fresh seeds in each run of the suite, and those that failed once."""
+
+import os
+import time
+
+import pytest
+
+from exitguard.sim.campaign import run_campaign
+from exitguard.sim.faults import FAULTS
+from exitguard.sim.simulate import RunSpec, simulate
+
+# Fresh seeds in each run of CI, for example from the number of the run; the failing one is printed.
+FIRST_SEED = int(os.environ.get("EXITGUARD_SIM_SEED") or time.time_ns() // 1000 % 10**9)
+SEEDS = int(os.environ.get("EXITGUARD_SIM_SEEDS", "60"))
+
+# Seed and what it found. A seed that failed once stays.
+ONCE_FAILED = {
+    17: "a turned position was booked twice after a restart: the tally forgot what was left of the turning fill",
+    26: "a refused batch was written in parts: a closed row without its history, and a position adopted twice",
+    34: "the part of a fill that turned a position was booked into the position adopted from it",
+    37: "the same, under an id that the ledger had already: the row and its fills differed",
+    163: "a restoration whose look-up failed left its intent open for ever",
+    193: "a close whose send had an unknown outcome left its intent open when the position ended otherwise",
+    242: "a late-found fill had a later time than the one that closed: the fold failed and the manager never started",
+    261: "a position turned by hand while its close was under way was never closed",
+    287: "a closed position was adopted again from an answer that lagged",
+    10454: "an adoption from positions that lagged their fills saw a turn that never was, and booked it twice",
+    10633: "a manager that had stood still for minutes went on by its journal while another held the lease",
+    5056: "an episode that only a lost journal had kept was folded into the position adopted after it",
+}
+
+
+def test_the_manager_keeps_its_promises_in_fresh_seeds() -> None:
+    campaign = run_campaign(FIRST_SEED, SEEDS, frozenset(FAULTS))
+    stories = ["\n".join([f"seed {r.spec.seed}: {r.violations[0]}", *r.story[-40:]]) for r in campaign.shrunk]
+    assert not campaign.failed, "\n\n".join(stories)
+    assert campaign.closed > SEEDS / 2, "hardly anything was closed: the scenarios say nothing"
+    if SEEDS >= 60:
+        assert {name for name in FAULTS if not campaign.injected[name]} <= {"cancel_filled", "cancel_slow"}
+
+
+def test_without_faults_everything_is_quiet() -> None:
+    campaign = run_campaign(0, 15, frozenset())
+    assert not campaign.failed
+    assert not campaign.injected
+    assert campaign.closed > 10
+
+
+@pytest.mark.parametrize("seed", ONCE_FAILED, ids=str)
+def test_a_seed_that_failed_once_never_fails_again(seed: int) -> None:
+    result = simulate(RunSpec(seed))
+    assert not result.violations, "\n".join([ONCE_FAILED[seed], *map(str, result.violations), *result.story[-40:]])
