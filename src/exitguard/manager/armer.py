@@ -10,8 +10,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from exitguard.core import closing
-from exitguard.core.evaluate import Bracket
+from exitguard.core.evaluate import Action, Bracket, evaluate
+from exitguard.core.marks import QuoteView, WideStreak, judge
 from exitguard.core.orders import BrokerOrder, OrderRequest
+from exitguard.core.quote import Quote, QuoteState
 from exitguard.core.records import (
     AppendEvent,
     CloseReason,
@@ -122,32 +124,46 @@ def disarm(tracked: Tracked, *, but: str | None = None) -> list[Operation]:
 
 
 def recognise(context: AccountContext, tracked: Tracked, order: BrokerOrder, now: datetime) -> None:
-    """An armed order that is at the broker although no close is under way left in a process that has ended since.
+    """Follow an order that is still armed in the books, and is at the broker: a process that has ended sent it.
 
-    It is the position's close, whose reason went with that process.
+    Its reason went with that process, and is what the rules say of the price at which it filled, or of the mark.
     """
     armed = tracked.armed
-    if armed is None or armed.client_order_id != order.client_order_id or tracked.is_closing:
+    if armed is None or armed.client_order_id != order.client_order_id:
         return
     tracked.armed, tracked.armed_request = None, None
+    context.ledger.post(context.put_intent(replace(armed, status=IntentStatus.WORKING, broker_order_id=order.id)))
+    if tracked.is_closing:
+        return  # that close has begun anew meanwhile, and finds the order among those of the contract
+    reason = _reason(context, tracked, order, now)
     tracked.record = replace(
         tracked.record,
         status=PositionStatus.CLOSING,
-        close_reason=CloseReason.RECONCILED,
+        close_reason=reason,
         close_started_at=now,
         close_deadline=now + timedelta(seconds=tracked.policy.close_deadline_seconds),
         close_attempt=armed.attempt,
         close_client_order_id=armed.client_order_id,
     )
-    intent = replace(armed, status=IntentStatus.WORKING, broker_order_id=order.id)
-    facts = {"rule": CloseReason.RECONCILED, "client_order_id": order.client_order_id, "order_id": order.id}
+    facts = {"rule": reason, "found": "at the broker", "order_id": order.id, "client_order_id": order.client_order_id}
     context.ledger.post(
         PutPosition(tracked.record),
-        context.put_intent(intent),
         AppendEvent(EventType.EXIT_TRIGGERED, now, facts, tracked.record.id),
     )
     context.log.warning(
         "a close of an earlier process is at the broker, following it",
         position=tracked.record.id,
         client_order_id=order.client_order_id,
+        reason=reason.value,
     )
+
+
+def _reason(context: AccountContext, tracked: Tracked, order: BrokerOrder, now: datetime) -> CloseReason:
+    at, price = order.submitted_at or now, order.filled_avg_price
+    if price is not None:
+        view = QuoteView(Quote(order.symbol, price, price, at), QuoteState.LIVE, usable=True)
+    else:
+        marks = context.marks.get(order.symbol)
+        view, _ = judge(marks.quote if marks is not None else None, now, tracked.policy, WideStreak())
+    decision = evaluate(tracked.watched(), view, at, context.session(at), tracked.policy)
+    return decision.rule if decision.action is Action.CLOSE and decision.rule else CloseReason.RECONCILED

@@ -36,7 +36,6 @@ from exitguard.core.records import (
     IntentRecord,
     IntentStatus,
     PositionStatus,
-    PutIntent,
     PutPosition,
 )
 from exitguard.manager.armer import disarm
@@ -388,7 +387,8 @@ class Closer:
         if request == tracked.armed_request and tracked.armed is not None and context.ledger.store.surely_leased():
             intent = replace(tracked.armed, status=IntentStatus.INTENDED, created_at=now)
             tracked.armed, tracked.armed_request = None, None
-            return self._answer(tracked, intent, await self._fire(tracked, request, context.put_intent(intent)))
+            context.ledger.post(context.put_intent(intent))
+            return self._answer(tracked, intent, await self._fire(tracked, request, attempt))
         self._tell_now(tracked)
         purpose = IntentPurpose.CLOSE if tracked.record.status is PositionStatus.CLOSING else IntentPurpose.REDUCE
         intent = IntentRecord(
@@ -413,21 +413,22 @@ class Closer:
         result = await context.broker.submit(request, Priority.EXIT)
         return self._answer(tracked, intent, result)
 
-    async def _fire(self, tracked: Tracked, request: OrderRequest, intent: PutIntent) -> SubmitResult:
+    async def _fire(self, tracked: Tracked, request: OrderRequest, attempt: int) -> SubmitResult:
         """Send an order that is armed; what the breach changed is written while it travels."""
-        recording = self._context.spawn(self._record(tracked, intent), f"record {request.client_order_id}")
+        name = f"record {request.client_order_id}"
+        recording = self._context.spawn(self._record(tracked, request.client_order_id, attempt), name)
         try:
             return await self._context.broker.submit(request, Priority.EXIT)
         finally:
             await asyncio.wait({recording})
 
-    async def _record(self, tracked: Tracked, intent: PutIntent) -> None:
+    async def _record(self, tracked: Tracked, client_order_id: str, attempt: int) -> None:
         """Write what a breach changed. Until the database is back, the ledger keeps it."""
         await asyncio.sleep(HEAD_START)
-        context, row = self._context, intent.row
-        tracked.record = replace(tracked.record, close_attempt=row.attempt, close_client_order_id=row.client_order_id)
+        context = self._context
+        tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=client_order_id)
         self._tell_now(tracked)
-        context.ledger.post(PutPosition(tracked.record), intent)
+        context.ledger.post(PutPosition(tracked.record))
         try:
             await context.ledger.commit()
         except StoreUnavailable as error:

@@ -168,6 +168,7 @@ class MemoryStore:
         self._ledger = ledger
         self._name = account_name
         self._epoch = 0
+        self._acquired: set[int] = set()
         self.closed = False
         # Scripted trouble: the next commits fail before, or after, they have been applied.
         self.failures_before: deque[StoreError] = deque()
@@ -196,6 +197,7 @@ class MemoryStore:
         lease = Lease(self._name, holder, self.rows.epoch, self._ledger.now() + ttl)
         self.rows.leases[component] = lease
         self._epoch = lease.epoch
+        self._acquired.add(lease.epoch)
         return lease
 
     async def renew_lease(self, lease: Lease, ttl: timedelta) -> Lease:
@@ -208,12 +210,13 @@ class MemoryStore:
 
     def surely_leased(self) -> bool:
         """Whether the lease is still this store's, which a store in the ledger's own memory can see."""
-        leases = self.rows.leases.values()
-        return any(held.epoch == self._epoch and held.expires_at > self._ledger.now() for held in leases)
+        held = {lease.epoch for lease in self.rows.leases.values() if lease.expires_at > self._ledger.now()}
+        return bool(self._acquired) and self._acquired <= held
 
     async def release_lease(self, lease: Lease) -> None:
         """Give the lease back."""
         await asyncio.sleep(0)
+        self._acquired.discard(lease.epoch)
         for component, held in list(self.rows.leases.items()):
             if held.epoch == lease.epoch:
                 del self.rows.leases[component]
