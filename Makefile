@@ -1,6 +1,6 @@
 # Everything that a contributor or a user types. Needs Python 3.11+ and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance failures check lint types imports lock clean
+.PHONY: help setup demo test conformance failures crashes check lint types imports lock clean
 BIN := .venv/bin
 ARGS ?=
 
@@ -28,6 +28,9 @@ conformance: setup ## ask the paper exchange everything in Alpaca's API document
 
 failures: setup ## write docs/failures.md: each known failure and the tests that carry its number
 	@$(BIN)/python tools/failures.py
+
+crashes: setup ## kill -9 at every named point; writes its table into docs/guarantees.md
+	@$(BIN)/exitguard crashes --docs docs/guarantees.md $(ARGS)
 
 check: setup lint types imports test ## everything that must hold before a change is shared
 

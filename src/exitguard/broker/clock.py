@@ -47,16 +47,18 @@ class Clock(Protocol):
 class RealClock:
     """A venue that lives in real time: the machine's monotonic clock plus the venue's offset.
 
-    `skew` is venue minus machine; the manager raises an alarm when it grows (the machine's clock is wrong).
+    `skew` is venue minus machine; the manager raises an alarm when it grows (the machine's clock is wrong). `machine`
+    tells the machine's time, and is replaced in simulations.
     """
 
-    def __init__(self) -> None:
-        self._base = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+    def __init__(self, machine: Callable[[], datetime] | None = None) -> None:
+        base = datetime.now(UTC) - timedelta(seconds=time.monotonic())
+        self._machine = machine or (lambda: base + timedelta(seconds=time.monotonic()))
         self.skew = timedelta(0)
 
     def now(self) -> datetime:
         """The venue's time."""
-        return self._base + timedelta(seconds=time.monotonic()) + self.skew
+        return self._machine() + self.skew
 
     async def sleep_until(self, moment: datetime) -> None:
         """Sleep; re-reads the offset on waking, so that a corrected skew is honoured."""
@@ -70,8 +72,7 @@ class RealClock:
     def observe(self, venue_now: datetime, *, authoritative: bool) -> None:
         """Set the offset from a clock answer; market timestamps are ignored."""
         if authoritative:
-            machine = self._base + timedelta(seconds=time.monotonic())
-            self.skew = venue_now - machine
+            self.skew = venue_now - self._machine()
 
 
 class SteppedClock:

@@ -58,11 +58,14 @@ class Backoff:
         return delay
 
     def type_of(self, error: Exception | None) -> BrokerError | None:
-        """The error to tell a person, once it is one: failed authentication counts from the third in a row on."""
+        """The error that a person must act on, else None: a connection that ends, or a venue that restarts, is none.
+
+        Failed authentication counts from the third in a row on.
+        """
         if isinstance(error, BrokerUnauthorised):
             self._refused += 1
             return error if self._refused >= AUTHENTICATION_ATTEMPTS else None
-        return error if isinstance(error, BrokerError) else None
+        return error if isinstance(error, BrokerError) and not isinstance(error, BrokerUnavailable) else None
 
     def accepted(self) -> None:
         """Note that the credential was accepted and the subscription granted."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -34,6 +34,10 @@ def paper(
     ] = None,
     faults: Annotated[Path | None, Parameter(help="File of faults to switch on (TOML).")] = None,
     state: Annotated[Path | None, Parameter(help="Folder that keeps everything over a restart.")] = None,
+    plan: Annotated[
+        Literal["basic", "plus"] | None,
+        Parameter(show_choices=False, show_default=False, help="basic or plus: the limits of that data plan."),
+    ] = None,
     start: Annotated[str | None, Parameter(help="Market time, ISO; New York without a zone.")] = None,
     speed: Annotated[float, Parameter(help="Market seconds a wall second.")] = 1.0,
     paused: Annotated[bool, Parameter(negative="", help="Start with time standing still.")] = False,
@@ -64,6 +68,7 @@ def paper(
         paused=paused,
         state=state,
         faults=faults,
+        plan=plan,
         markets=market or (),
         json=json,
     )

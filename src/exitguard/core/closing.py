@@ -231,6 +231,7 @@ def _send(state: ClosingState, context: Context, qty: Decimal) -> tuple[ClosingS
         phase=Phase.SENDING,
         attempt=attempt,
         request=request,
+        unused_id=None,
         order_id=None,
         sent_at=context.now,
         absences=0,
@@ -242,11 +243,15 @@ def _send(state: ClosingState, context: Context, qty: Decimal) -> tuple[ClosingS
 
 
 def close_request(state: ClosingState, attempt: int, qty: Decimal, context: Context) -> OrderRequest:
-    """The order of one attempt: exactly `qty`, with the intent that lets the broker refuse all but a reduction."""
+    """The order of one attempt: exactly `qty`, with the intent that lets the broker refuse all but a reduction.
+
+    An attempt that never arrived is sent again under its own id, also when a reduction became a close meanwhile: should
+    it arrive after all, the broker refuses one of both, and the ledger knows one live intent (I2).
+    """
     limit = _limit_price(state, context)
     purpose = "r" if state.is_reduction else "c"
     return OrderRequest(
-        client_order_id=client_order_id(state.account, state.uid, purpose, attempt),
+        client_order_id=state.unused_id or client_order_id(state.account, state.uid, purpose, attempt),
         symbol=state.instrument.symbol,
         side=state.side.closing,
         qty=qty,
@@ -313,6 +318,7 @@ def _sending(state: ClosingState, seen: Observation, context: Context) -> tuple[
             phase=Phase.CLEARING,
             attempt=state.attempt - 1,
             request=None,
+            unused_id=request.client_order_id,
             repair_due=True,
             futile=state.futile + 1,
         )
@@ -342,7 +348,15 @@ def _resolving(state: ClosingState, seen: Observation, context: Context) -> tupl
             state = replace(state, phase=Phase.CLEARING, futile=state.futile + 1, repair_due=True, looks=0)
             return state, Wait(_retry_wait(state.futile))
         # Proven absent: this attempt's id is free again, and only it; the quantity is asked for anew.
-        state = replace(state, phase=Phase.CLEARING, attempt=state.attempt - 1, request=None, absences=0, looks=0)
+        state = replace(
+            state,
+            phase=Phase.CLEARING,
+            attempt=state.attempt - 1,
+            request=None,
+            unused_id=request.client_order_id,
+            absences=0,
+            looks=0,
+        )
         return state, ListOrders()
     if isinstance(seen, Failed):
         state = replace(state, failures=state.failures + 1)
@@ -365,6 +379,9 @@ def _working(state: ClosingState, seen: Observation, context: Context) -> tuple[
         return _ended(state, seen.order, context)
     if context.held <= state.keep_qty:
         # Something else closed it while our order rests: take the order back before anything is called done.
+        return _take_back(state)
+    if seen.order.status is OrderStatus.DONE_FOR_DAY:
+        # It would rest until the session ends, and fill no more.
         return _take_back(state)
     reprice_at = _reprice_at(state, seen.order.type or request.type, request.extended_hours, context)
     if reprice_at is None:

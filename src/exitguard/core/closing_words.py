@@ -52,6 +52,8 @@ class ClosingState:
     step: int = 0
     phase: Phase = Phase.CLEARING
     request: OrderRequest | None = None
+    # The id of an attempt that provably never arrived: the next one carries it again, and no other id.
+    unused_id: str | None = None
     order_id: str | None = None
     sent_at: datetime | None = None
     absences: int = 0

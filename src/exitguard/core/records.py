@@ -91,6 +91,8 @@ class EventType(StrEnum):
     COMMAND = "command"
     ENTRY_SUBMITTED = "entry_submitted"
     ENTRY_REFUSED = "entry_refused"
+    # Written by the store alone, for changes of rows that no event of their batch tells of.
+    RECORDED = "recorded"
 
 
 class IntentStatus(StrEnum):
@@ -186,6 +188,9 @@ class CommandVerb(StrEnum):
 
     CLOSE = "close"
     KILL_SWITCH = "kill_switch"
+    SYNC_REPAIR = "sync_repair"
+    ADOPT = "adopt"
+    FORGET = "forget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +368,7 @@ class CommandRecord:
     symbol: str | None
     requested_by: str
     requested_at: datetime
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,7 +424,11 @@ class PutFill:
 
 @dataclass(frozen=True, slots=True)
 class AppendEvent:
-    """Append to `position_events`. The store adds sequence and hash, and `account_name` to `data`."""
+    """Append to `position_events`. The store adds sequence and hash, `account_name` to `data`, and what it changed.
+
+    An event carries the operations since the event before it in its batch; the last one also those that follow it
+    (see `core.replay`).
+    """
 
     type: EventType
     at: datetime
@@ -479,12 +489,13 @@ class ClearAlarm:
 
 @dataclass(frozen=True, slots=True)
 class FinishCommand:
-    """Answer a person's request."""
+    """Answer a person's request: `result` is for people, `answer` for programs."""
 
     id: int
     ok: bool
     result: str
     at: datetime
+    answer: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

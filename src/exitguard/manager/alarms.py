@@ -31,7 +31,7 @@ class Alarms:
 
     def keep_only(self, positions: Collection[int], at: datetime) -> None:
         """Turn off the alarms of positions that are not among these: nothing would ever clear them."""
-        for key in self.active:
+        for key in sorted(self._active):
             number = key.rpartition(":")[2]
             if number.isdecimal() and int(number) not in positions:
                 self.clear(key, at)
@@ -66,5 +66,5 @@ class Alarms:
     def clear_position(self, position_id: int, at: datetime, *, but: str | None = None) -> None:
         """Turn off everything that concerns one position, except the alarm `but`."""
         suffix = f":{position_id}"
-        for key in [k for k in self._active if k.endswith(suffix) and k != but]:
+        for key in sorted(k for k in self._active if k.endswith(suffix) and k != but):
             self.clear(key, at, position_id)

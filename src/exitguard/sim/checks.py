@@ -61,7 +61,10 @@ class Judge:
         exchanges: dict[str, SimExchange],
         now: Callable[[], datetime],
         report: Callable[[Violation], None],
+        clock_error: timedelta = timedelta(0),
     ) -> None:
+        # How wrong the clocks are of those who write the times into the rows.
+        self._clock_error = clock_error
         self._ledger = ledger
         self._exchanges = exchanges
         self._now = now
@@ -71,7 +74,6 @@ class Judge:
         self._seen_fills: set[tuple[str, str]] = set()
         self._seen_intents: dict[tuple[str, str], datetime] = {}
         self._seen_closed: set[tuple[str, int]] = set()
-        self._flat_at: dict[tuple[str, str], datetime] = {}
         self._lease_at: dict[str, tuple[int, datetime]] = {}
         ledger.observers.append(self.on_commit)
         for exchange in exchanges.values():
@@ -86,10 +88,10 @@ class Judge:
     def _fill_watcher(self, account: str) -> Callable[[BookOrder, Fill, Decimal], None]:
         def watch(order: BookOrder, fill: Fill, before: Decimal) -> None:
             after = self._exchanges[account].held.get(fill.symbol, (ZERO, ZERO))[0]
-            if after == 0 or before * after < 0:
-                self._flat_at[account, fill.symbol] = self._now()
             ours = order.client_order_id.startswith("xg-") or order.role in ("take_profit", "stop_loss")
-            if ours and order.position_intent in _CLOSING and (before == 0 or before * after < 0):
+            overfilled = order.filled_qty > order.qty  # the venue's doing
+            turned = before == 0 or before * after < 0
+            if ours and order.position_intent in _CLOSING and turned and not overfilled:
                 text = f"a closing order of ours turned {before} into {after} {fill.symbol}: {order.client_order_id}"
                 self._wrong("I1", account, text, fill.symbol)
 
@@ -183,13 +185,23 @@ class Judge:
         if row.status is not PositionStatus.CLOSED or (account, row.id) in self._seen_closed:
             return
         self._seen_closed.add((account, row.id))
-        flat_at = self._flat_at.get((account, row.symbol))
         held = self._exchanges[account].held.get(row.symbol, (ZERO, ZERO))[0]
-        if (flat_at is None or flat_at < row.entry_time) and held != self._unseen(account, row.symbol):
+        if not self._was_flat(account, row) and held != self._unseen(account, row.symbol):
             text = f"position {row.id} is recorded as closed, the broker holds {held} {row.symbol}"
             self._wrong("I11", account, text, row.symbol)
         if row.id not in self._ledger.account(account).history:
             self._wrong("I10", account, f"position {row.id} closed without a history row", row.symbol)
+
+    def _was_flat(self, account: str, row: PositionRecord) -> bool:
+        """Whether the broker has held nothing on the position's side since it began."""
+        holdings = self._exchanges[account].holdings
+        since = row.entry_time
+        if row.adopted:  # the time may be the manager's own
+            since = min(since, self._now()) - self._clock_error
+        for (_, held), (until, _) in zip(holdings, [*holdings[1:], (self._now(), {})], strict=True):
+            if until > since and held.get(row.symbol, ZERO) * row.side.sign <= 0:
+                return True
+        return False
 
     def _unseen(self, account: str, symbol: str) -> Decimal:
         """What others traded a moment ago and the books do not have yet: it may follow in a position of its own."""
@@ -219,7 +231,7 @@ class Judge:
         """A quantity that no order of ours explains must be what the broker held, now or a moment ago."""
         if row.status is PositionStatus.CLOSED:
             return
-        holdings, since = self._exchanges[account].holdings, decided_at - LAG
+        holdings, since = self._exchanges[account].holdings, min(decided_at, self._now()) - LAG - self._clock_error
         signed = row.quantity * row.side.sign
         for (_, held), (until, _) in pairwise([*holdings, (self._now(), {})]):
             if until >= since and held.get(row.symbol, ZERO) == signed:

@@ -24,6 +24,8 @@ class Surroundings(Protocol):
     faults: Faults
     timeline: Timeline
     calendar: SessionCalendar
+    # Symbols in which nothing trades before a moment.
+    halted_until: dict[str, datetime]
 
     def now(self) -> datetime:
         """The venue's time."""
@@ -89,6 +91,8 @@ class SimExchange(MemoryBroker):
             else:
                 status = OrderStatus.CANCELED if rng.random() < 0.7 else OrderStatus.EXPIRED
                 world.later(rng.uniform(0.05, 3.0), self._end, order, status)
+        elif faults.hit("done_for_day"):
+            world.later(faults.rng("done_for_day").uniform(0.05, 2.0), self._done_for_day, order)
         elif faults.hit("replaced_order"):
             world.later(faults.rng("replaced_order").uniform(0.05, 2.0), self._replace_behind, order)
         self._wake(order, 0.02 if not faults.strength else faults.rng("fill time").uniform(0.02, 1.0))
@@ -110,6 +114,14 @@ class SimExchange(MemoryBroker):
                 if not leg.status.is_terminal:
                     self._set_canceled(leg)
         self._note(f"{order.status} {order.client_order_id} after {order.filled_qty} of {order.qty}")
+
+    def _done_for_day(self, order: BookOrder) -> None:
+        """The venue does no more with the order today; it ends with the session, or when somebody cancels it."""
+        if order.status.is_terminal or order.role:
+            return
+        order.status, order.updated_at = OrderStatus.DONE_FOR_DAY, self.world.now()
+        self._note(f"{order.client_order_id} is done for the day after {order.filled_qty} of {order.qty}")
+        self._publish("done_for_day", order)
 
     def _replace_behind(self, order: BookOrder) -> None:
         """Somebody replaces an order by hand; its successor has another id of both kinds."""
@@ -169,6 +181,8 @@ class SimExchange(MemoryBroker):
         quote, now = self.quotes.get(symbol), self.world.now()
         if quote is None:
             return
+        if now < self.world.halted_until.get(symbol, now):
+            return
         is_open = self.is_open()
         for order in list(self._everything()):
             if order.symbol != symbol or order.status.is_terminal or not (is_open or order.extended_hours):
@@ -187,6 +201,8 @@ class SimExchange(MemoryBroker):
         if order.left > 1 and not paired and (doomed is not None or faults.hit("partial_fill")):
             rng = faults.rng("partial_fill")
             part = Decimal(rng.randint(1, int(order.left) - 1)) if order.left >= 2 else order.left
+        elif not paired and faults.hit("overfill"):
+            part = order.left + faults.rng("overfill").randint(1, 3)
         self._execute(order, part, price)
         if order.status.is_terminal:
             return
@@ -208,6 +224,9 @@ class SimExchange(MemoryBroker):
 
     def _book_fill(self, fill: Fill) -> None:
         super()._book_fill(fill)
+        self._note_holdings()
+
+    def _note_holdings(self) -> None:
         self.holdings.append((self.world.now(), {symbol: qty for symbol, (qty, _) in self.held.items()}))
 
     def end_session(self) -> None:
@@ -261,11 +280,25 @@ class SimExchange(MemoryBroker):
         quote = self.quotes.get(symbol)
         if quote is None or signed_qty == 0 or not self.is_open():
             return
+        if self.world.now() < self.world.halted_until.get(symbol, self.world.now()):
+            return
         if held * signed_qty < 0:
-            for order in list(self._everything()):
-                if order.symbol == symbol and not order.status.is_terminal:
-                    self._end(order, OrderStatus.CANCELED)
+            self.cancel_resting(symbol)
             held = self.held.get(symbol, (ZERO, ZERO))[0]
         side = OrderSide.BUY if signed_qty > 0 else OrderSide.SELL
         self._note(f"by hand: {side} {abs(signed_qty)} {symbol}")
         self.external_order(symbol, side, abs(signed_qty), quote.ask if side is OrderSide.BUY else quote.bid)
+
+    def cancel_resting(self, symbol: str) -> None:
+        """End every open order of a contract."""
+        for order in list(self._everything()):
+            if order.symbol == symbol and not order.status.is_terminal:
+                self._end(order, OrderStatus.CANCELED)
+
+    def change_without_order(self, symbol: str, signed_qty: Decimal, price: Decimal) -> None:
+        """Change a position as the broker does by itself: no order, no fill, no message."""
+        held, average = self.held.get(symbol, (ZERO, ZERO))
+        self.held[symbol] = (held + signed_qty, average or price)
+        if held + signed_qty == 0:
+            del self.held[symbol]
+        self._note_holdings()

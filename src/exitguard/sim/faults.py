@@ -33,6 +33,8 @@ _ALL = (
     Fault("submit_refused", "the broker refuses an order: busy, or an error of its own", 0.05, 0.4),
     Fault("reject_after_accept", "the broker accepts an order and then rejects it", 0.05, 0.3),
     Fault("partial_fill", "an order fills in parts, seconds apart", 0.2, 0.9),
+    Fault("overfill", "the venue fills more than was ordered", 0.02, 0.2),
+    Fault("done_for_day", "the venue is done with an order for the day, and it stays open", 0.02, 0.2),
     Fault("venue_cancel", "the venue cancels an order of ours, perhaps after a part was filled", 0.05, 0.4),
     Fault("replaced_order", "somebody replaces an order of ours: it goes on under another id", 0.02, 0.2),
     Fault("cancel_slow", "a cancellation takes seconds, and the order may fill meanwhile", 0.1, 0.7),
@@ -45,10 +47,13 @@ _ALL = (
     Fault("stream_unknown", "trade updates that nobody can read or knows", 120, 600, happening=True),
     Fault("stream_mute", "the trade stream goes silent without saying so", 200, 900, happening=True),
     Fault("stream_break", "the trade stream breaks and comes back", 120, 600, happening=True),
+    Fault("stream_blocked", "a half-dead session keeps the trade stream away for 90 s", 300, 1200, happening=True),
     Fault("market_mute", "quotes stop for a while", 200, 900, happening=True),
     Fault("read_fails", "a question to the broker fails", 0.02, 0.3),
     Fault("slow_answers", "the broker answers after seconds", 0.01, 0.15),
     Fault("broker_down", "the broker answers nothing for a while", 300, 1200, happening=True),
+    Fault("rate_limited", "the broker answers everything with 429 for a while", 300, 1200, happening=True),
+    Fault("many_orders", "more orders are open than one page of the list shows", 1200, 4000, happening=True),
     Fault("empty_positions", "the broker says that it holds nothing", 0.02, 0.4),
     Fault("lagging_positions", "positions lag fills by up to ten seconds", 0.1, 0.7),
     Fault("external_close", "somebody closes a position, or a part of it, by hand", 200, 900, happening=True),
@@ -56,6 +61,10 @@ _ALL = (
     Fault("external_flip", "somebody turns a position around by hand", 400, 1500, happening=True),
     Fault("external_open", "somebody opens a position that nobody told us of", 300, 1200, happening=True),
     Fault("leg_cancelled", "a bracket's leg is cancelled behind our back", 100, 600, happening=True),
+    Fault("liquidation", "the broker sells an option by itself", 400, 1500, happening=True),
+    Fault("assignment", "an option is assigned or exercised: gone without an order", 400, 1500, happening=True),
+    Fault("split", "a stock is split over night", 60, 900, happening=True),
+    Fault("halt", "a stock is halted: no quotes, no fills", 300, 1200, happening=True),
     Fault("quote_stale", "a quote that is minutes old comes again", 0.02, 0.3),
     Fault("quote_one_sided", "a quote without bid or without ask", 0.02, 0.3),
     Fault("quote_zero", "a quote of nothing", 0.02, 0.3),
@@ -66,6 +75,9 @@ _ALL = (
     Fault("store_after", "the database commits and its answer is lost", 0.01, 0.2),
     Fault("store_slow", "the database takes seconds", 0.01, 0.1),
     Fault("store_outage", "the database is away for a while", 200, 1200, happening=True),
+    Fault("journal_full", "the disk with the journal is full for a while", 200, 900, happening=True),
+    Fault("clock_skew", "a machine's clock is wrong by up to a minute when a process starts", 0.2, 0.8),
+    Fault("clock_jump", "a machine's clock stands still for up to a minute", 200, 900, happening=True),
     Fault("crash", "kill -9 at any step", 60, 600, happening=True),
     Fault("crash_at_commit", "kill -9 right before or right after a commit", 0.001, 0.02),
     Fault("crash_at_send", "kill -9 right before or right after an order or a cancellation is sent", 0.02, 0.2),
@@ -106,6 +118,10 @@ class Faults:
             return False
         self.count(name)
         return True
+
+    def skew(self) -> float:
+        """How wrong a machine's clock is when a process starts, in seconds."""
+        return self.rng("clock_skew").uniform(-60, 60) if self.hit("clock_skew") else 0.0
 
     def count(self, name: str) -> None:
         """Note that a fault was injected."""

@@ -6,6 +6,7 @@ from contextvars import Context
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from exitguard.broker.clock import RealClock, follow_venue_clock
 from exitguard.broker.port import BrokerError
 from exitguard.manager.options import ManagerOptions
 from exitguard.manager.service import run_manager
@@ -16,7 +17,7 @@ from exitguard.sim.memory_store import MemoryLedger
 from exitguard.sim.numbers import numbers
 from exitguard.sim.scenario import Scenario
 from exitguard.sim.stores import Disk, MemoryJournal, SimStore, StoreSurroundings
-from exitguard.sim.streams import SimClock, SimMarketData, SimTradeStream
+from exitguard.sim.streams import SimMarketData, SimTradeStream
 from exitguard.sim.wire import Wire, WireSurroundings
 from exitguard.store.journaled import JournaledStore
 from exitguard.store.port import Lease, StoreError
@@ -64,6 +65,8 @@ class Machine:
         self.market: SimMarketData | None = None
         self.store: JournaledStore | None = None
         self.defects: list[str] = []
+        # How wrong the machine's own clock is.
+        self.clock_error = timedelta(0)
         self._lives = 0
         self._delay_first = 0.0 if number == 1 else numbers(world.scenario.seed, f"twin {account}").uniform(0, 300)
         self._rng = numbers(world.scenario.seed, f"machine {self.name}")
@@ -131,17 +134,14 @@ class Machine:
         store = self.store = JournaledStore(inner, MemoryJournal(self.disk, process))
         trades = self.trades = SimTradeStream(world, exchange, process, numbers(seed, f"trades {process.name}"))
         market = self.market = SimMarketData(world, process, numbers(seed, f"market {process.name}"))
+        wire = Wire(world, exchange, process, numbers(seed, f"wire {process.name}"))
+        self.clock_error = timedelta(seconds=world.faults.skew())
+        clock = RealClock(lambda: world.now() + self.clock_error)
+        following = asyncio.ensure_future(follow_venue_clock(wire, clock, monotonic=world.loop.time))
         try:
-            await run_manager(
-                self._options(process),
-                store,
-                Wire(world, exchange, process, numbers(seed, f"wire {process.name}")),
-                trades,
-                market,
-                SimClock(world.scenario.start),
-                stop=asyncio.Event(),
-            )
+            await run_manager(self._options(process), store, wire, trades, market, clock, stop=asyncio.Event())
         finally:
+            following.cancel()
             await store.close()
 
     def _on_lease(self, lease: Lease) -> None:
@@ -176,6 +176,7 @@ class Machine:
             self.trades.come_up()
         if self.market is not None:
             self.market.mute = False
+        self.disk.full = False
 
     def resume(self) -> None:
         """Let a paused process go on."""

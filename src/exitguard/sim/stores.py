@@ -21,7 +21,7 @@ from exitguard.core.records import (
 from exitguard.sim.exchange import Surroundings
 from exitguard.sim.loop import Killed, Process
 from exitguard.sim.memory_store import MemoryLedger, MemoryStore
-from exitguard.store.journal import Journal
+from exitguard.store.journal import Journal, JournalError
 from exitguard.store.port import Lease, StoreUnavailable
 
 
@@ -136,6 +136,7 @@ class Disk:
         self.name = name
         self.records: list[bytes] = []
         self.refused: list[bytes] = []
+        self.full = False
 
 
 class _RefusedFile(PurePosixPath):
@@ -179,6 +180,8 @@ class MemoryJournal(Journal):
     def append(self, payload: bytes) -> None:
         """Append one record."""
         self._process.require_alive()
+        if self._disk.full:
+            raise JournalError(f"{self.path} cannot be written: no space left on the device")
         self._disk.records.append(payload)
 
     def clear(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
-from datetime import datetime, timedelta
 from random import Random
 
 from exitguard.broker.port import StreamDown, StreamUp, Tick, TickSink, TradeStreamEvent, Unparsed
@@ -41,6 +40,11 @@ class SimTradeStream:
         """Lose the connection."""
         self.mute = True
         self._queue.put_nowait(StreamDown("connection lost", "trade_updates"))
+
+    def refuse(self) -> None:
+        """Be turned away again: the broker believes that the old session lives."""
+        if self.mute and self._process.alive:
+            self._queue.put_nowait(StreamDown("connection limit exceeded", "trade_updates"))
 
     def detach(self) -> None:
         """The process ended."""
@@ -137,27 +141,3 @@ def tick_of(quote: Quote) -> Tick:
     """The quote as the wire has it."""
     at_ns = int(quote.at.timestamp() * 1_000_000) * 1000
     return Tick(quote.symbol, float(quote.bid), float(quote.ask), quote.bid_size, quote.ask_size, at_ns)
-
-
-class SimClock:
-    """The venue's clock in virtual time. Implements `broker.clock.Clock`."""
-
-    def __init__(self, start: datetime) -> None:
-        self._start = start
-        self._loop = asyncio.get_running_loop()
-
-    def now(self) -> datetime:
-        """The venue's time."""
-        return self._start + timedelta(seconds=self._loop.time())
-
-    async def sleep_until(self, moment: datetime) -> None:
-        """Sleep in virtual time."""
-        while (left := (moment - self.now()).total_seconds()) > 0:  # noqa: ASYNC110 - rounding may wake it too early
-            await asyncio.sleep(max(left, 1e-6))
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep in virtual time."""
-        await asyncio.sleep(seconds)
-
-    def observe(self, venue_now: datetime, *, authoritative: bool) -> None:
-        """Nothing to learn: this is the venue's clock."""

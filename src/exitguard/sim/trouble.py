@@ -11,13 +11,18 @@ from exitguard.core.orders import BrokerOrder, OrderSide, OrderStatus, OrderType
 from exitguard.sim.exchange import SimExchange
 from exitguard.sim.machine import Machine, MachineSurroundings
 from exitguard.sim.memory_book import ZERO
-from exitguard.sim.scenario import STRANGER
+from exitguard.sim.scenario import STRANGER, PricePath
 
 
 class TroubleSurroundings(MachineSurroundings, Protocol):
     """What trouble needs of the simulated world."""
 
     machines: list[Machine]
+    paths: dict[str, PricePath]
+
+    def split(self, symbol: str, factor: int) -> None:
+        """Make `factor` shares of one: from now on each costs so much less."""
+        ...
 
 
 class Trouble:
@@ -29,6 +34,11 @@ class Trouble:
             "stream_unknown": self._babble,
             "stream_mute": self._mute_stream,
             "stream_break": self._break_stream,
+            "stream_blocked": self._block_stream,
+            "rate_limited": self._limit_rate,
+            "halt": self._halt,
+            "journal_full": self._fill_disk,
+            "clock_jump": self._stop_clock,
             "market_mute": self._mute_market,
             "broker_down": self._broker_down,
             "store_outage": self._store_outage,
@@ -90,6 +100,18 @@ class Trouble:
         self._world.later(rng.uniform(0.5, 90), machine.trades.come_up)
         return True
 
+    def _block_stream(self, rng: Random) -> bool:
+        machine = self._running(rng)
+        if machine is None or machine.trades is None or machine.trades.mute:
+            return False
+        trades = machine.trades
+        self._say(f"the trade stream of {machine.name} cannot come back for 90 s", machine.account)
+        trades.break_off()
+        for seconds in (1, 3, 7, 15, 30, 60):
+            self._world.later(seconds, trades.refuse)
+        self._world.later(90, trades.come_up)
+        return True
+
     def _mute_market(self, rng: Random) -> bool:
         machine = self._running(rng)
         if machine is None or machine.market is None:
@@ -105,6 +127,32 @@ class Trouble:
     def _broker_down(self, rng: Random) -> bool:
         self._world.broker_down_until = self._world.now() + timedelta(seconds=rng.uniform(2, 90))
         self._say(f"the broker answers nothing until {self._world.broker_down_until:%H:%M:%S} UTC")
+        return True
+
+    def _limit_rate(self, rng: Random) -> bool:
+        self._world.rate_limited_until = self._world.now() + timedelta(seconds=rng.uniform(3, 60))
+        self._say(f"the broker answers 429 until {self._world.rate_limited_until:%H:%M:%S} UTC")
+        return True
+
+    def _halt(self, rng: Random) -> bool:
+        symbol = rng.choice(sorted(self._world.paths))
+        self._world.halted_until[symbol] = self._world.now() + timedelta(seconds=rng.uniform(20, 300))
+        self._say(f"{symbol} is halted until {self._world.halted_until[symbol]:%H:%M:%S} UTC")
+        return True
+
+    def _fill_disk(self, rng: Random) -> bool:
+        machine = rng.choice(self._world.machines)
+        machine.disk.full = True
+        self._say(f"the disk of {machine.name} is full", machine.account)
+        self._world.later(rng.uniform(10, 120), setattr, machine.disk, "full", False)
+        return True
+
+    def _stop_clock(self, rng: Random) -> bool:
+        machine = self._running(rng)
+        if machine is None:
+            return False
+        machine.clock_error -= timedelta(seconds=rng.uniform(2, 60))
+        self._say(f"the clock of {machine.name} is {machine.clock_error.total_seconds():+.0f} s off", machine.account)
         return True
 
     def _store_outage(self, rng: Random) -> bool:

@@ -16,6 +16,7 @@ from exitguard.broker.port import (
     BrokerUnavailable,
     CancelResult,
     Priority,
+    Refused,
     SubmitResult,
     Unknown,
 )
@@ -34,6 +35,7 @@ class WireSurroundings(Surroundings, Protocol):
     """What a connection needs of the simulated world."""
 
     broker_down_until: datetime
+    rate_limited_until: datetime
 
     def sending(self, process: Process, request: OrderRequest) -> None:
         """Judge an order in the moment in which it leaves the process."""
@@ -64,12 +66,17 @@ class Wire:
     def _is_down(self) -> bool:
         return self._world.now() < self._world.broker_down_until
 
+    def _is_limited(self) -> bool:
+        return self._world.now() < self._world.rate_limited_until
+
     async def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
         self._process.require_alive()
         faults = self._world.faults
         await self._pass(self._latency())
         if self._is_down():
             raise BrokerUnavailable("connection refused")
+        if self._is_limited():
+            raise BrokerRateLimited("too many requests", 1.0)
         if faults.hit("read_fails"):
             if faults.rng("read_fails").random() < 0.2:
                 raise BrokerRateLimited("too many requests", 1.0)
@@ -94,6 +101,9 @@ class Wire:
         if self._is_down():
             await self._pass(self._latency())
             return Unknown("connection refused", sent=False)
+        if self._is_limited():
+            await self._pass(self._latency())
+            return Refused(BrokerRateLimited("too many requests", 1.0))
         self._crash_sometimes(before=True)
         if faults.hit("submit_lost"):
             world.timeline.note("wire", f"{request.client_order_id} is lost on its way", self._exchange.account_name)
@@ -140,6 +150,9 @@ class Wire:
         if self._is_down():
             await self._pass(self._latency())
             return CancelResult(known=False, detail="connection refused")
+        if self._is_limited():
+            await self._pass(self._latency())
+            return CancelResult(known=False, detail="too many requests")
         if faults.hit("cancel_lost"):
             rng = faults.rng("cancel_lost")
             kind = rng.choice(("request", "answer", "ignored"))

@@ -23,6 +23,7 @@ from exitguard.core.records import (
 )
 from exitguard.core.session import Session, SessionCalendar, table_calendar
 from exitguard.sim.checks import Judge, Violation
+from exitguard.sim.corporate import Corporate
 from exitguard.sim.exchange import SimExchange
 from exitguard.sim.faults import Faults
 from exitguard.sim.loop import Process, SimLoop
@@ -50,11 +51,14 @@ class World:
         self.calendar = _calendar(scenario.sessions)
         self.timeline = timeline
         self.ledger = MemoryLedger(self.now)
-        self.broker_down_until = self.store_down_until = scenario.start
+        self.broker_down_until = self.store_down_until = self.rate_limited_until = scenario.start
+        self.halted_until: dict[str, datetime] = {}
         self.violations: list[Violation] = []
         self.ended = asyncio.Event()
         self.exchanges = {name: SimExchange(self, name) for name in scenario.accounts}
-        self.judge = Judge(self.ledger, self.exchanges, self.now, self.report)
+        wrong_clocks = {"clock_skew", "clock_jump"} & faults.strength.keys()
+        clock_error = timedelta(minutes=2) if wrong_clocks else timedelta(0)
+        self.judge = Judge(self.ledger, self.exchanges, self.now, self.report, clock_error)
         self.machines: list[Machine] = []
         self.paths: dict[str, PricePath] = {path.symbol: path for path in scenario.paths}
         self._neutral = Context()
@@ -73,6 +77,11 @@ class World:
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run something of the world's own."""
         self._working.append(self.loop.create_task(work, name=name, context=self._neutral.copy()))
+
+    def split(self, symbol: str, factor: int) -> None:
+        """Make `factor` shares of one: from now on each costs so much less."""
+        path = self.paths[symbol]
+        self.paths[symbol] = replace(path, base=path.base / factor)
 
     def report(self, violation: Violation) -> None:
         """Note a violation; the simulation ends soon after the first."""
@@ -103,9 +112,9 @@ class World:
         for request in scenario.requests:
             self.start(self._ask(request), f"request {request.name}")
         trouble = Trouble(self)
+        trouble.kinds.update(Corporate(self).kinds)
         for name in self.faults.happenings():
-            if name in trouble.kinds:
-                self.start(trouble.keep_happening(name), name)
+            self.start(trouble.keep_happening(name), name)
         await self._until_ended(scenario.storm)
         if not self.violations:
             self._calm()
@@ -123,7 +132,8 @@ class World:
         """The faults stop; what they left behind stays."""
         self.faults.over = True
         self.timeline.note("world", "the faults stop")
-        self.broker_down_until = self.store_down_until = self.now()
+        self.broker_down_until = self.store_down_until = self.rate_limited_until = self.now()
+        self.halted_until.clear()
         for machine in self.machines:
             machine.calm()
 
@@ -163,8 +173,8 @@ class World:
         """Quotes of every symbol every few seconds while the venue is open."""
         rng = numbers(self.scenario.seed, "market")
         while True:
-            for path in self.scenario.paths:
-                if self.calendar.is_open(self.now()):
+            for path in list(self.paths.values()):
+                if self.calendar.is_open(self.now()) and self.now() >= self.halted_until.get(path.symbol, self.now()):
                     self._publish(path, rng.gauss(0, 1))
             await asyncio.sleep(rng.uniform(2, 9))
 

@@ -50,7 +50,7 @@ OPERATIONS: dict[str, type[Any]] = {
 }
 _NAMES = {kind: name for name, kind in OPERATIONS.items()}
 # Fields whose content comes from outside or is evidence: encoded totally, bounded.
-_EVIDENCE = frozenset({"data", "features", "details", "payload", "request"})
+_EVIDENCE = frozenset({"data", "features", "details", "payload", "request", "answer"})
 
 
 # Encoding -------------------------------------------------------------------------------------------------------------
@@ -191,16 +191,17 @@ def decode_batch(encoded: bytes) -> Batch:
     """Read a batch back. Raises InvalidRecord when it is not one."""
     try:
         body = orjson.loads(encoded)
-        operations = tuple(_decode_operation(operation) for operation in body["operations"])
+        operations = tuple(decode_operation(operation) for operation in body["operations"])
         return Batch(UUID(body["id"]), body["account_name"], int(body["epoch"]), _moment(body["at"], "at"), operations)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRecord(f"this is not a batch: {type(error).__name__} {error}") from error
 
 
-def _decode_operation(body: dict[str, Any]) -> Operation:
-    kind = OPERATIONS.get(body["op"])
+def decode_operation(body: dict[str, Any]) -> Operation:
+    """Read one operation of a batch back. Raises InvalidRecord."""
+    kind = OPERATIONS.get(body.get("op", ""))
     if kind is None:
-        raise InvalidRecord(f"unknown operation {str(body['op'])[:100]!r}, expected one of {', '.join(OPERATIONS)}")
+        raise InvalidRecord(f"unknown operation {str(body.get('op'))[:100]!r}, expected one of {', '.join(OPERATIONS)}")
     decoded: Operation = decode_record(kind, {key: value for key, value in body.items() if key != "op"})
     return decoded
 

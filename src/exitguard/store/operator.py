@@ -222,6 +222,12 @@ class Operator:
             broken: int | None = await connection.fetchval(query("operator_broken_event"), account)
             return broken
 
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Any, None]:
+        """A connection on which everything is read as it was at one moment, whatever is written meanwhile."""
+        async with self._read.use() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            yield connection
+
     async def answers(self, commands: Sequence[int]) -> list[Row]:
         """Requests and their answers; `ok` is None until a manager has answered."""
         return await self._rows("operator_answers", list(commands))

@@ -77,10 +77,12 @@ async def test_t6_f58_history_has_the_price_of_the_fill_and_never_the_mark() -> 
         assert position.id not in managed.rows.history  # nothing is booked before the fill
         managed.broker.match = match  # type: ignore[method-assign]
         managed.quote(CALL, "2.20", "2.22")
-        await managed.closed(position)
+        row = await managed.closed(position)
         history = managed.rows.history[position.id]
         assert history.trigger_price == Decimal("2.50")
-        assert history.exit_price == Decimal("2.20")
+        (told,) = managed.events(EventType.CLOSED, position.id)
+        assert history.exit_price == row.exit_price == told.data["exit_price"] == Decimal("2.20")
+        assert history.realised_pnl == row.realised_pnl == told.data["realised_pnl"]
         assert history.realised_pnl == (Decimal("2.20") - Decimal("5.01")) * 10 * 100
 
 

@@ -172,6 +172,34 @@ async def test_the_stock_stream_hears_statuses_and_daily_bars_and_unsubscribes(c
     assert (status.symbol, status.status_code) == ("AAPL", "H")
 
 
+async def test_the_stock_stream_hears_what_was_taken_back_and_updated_bars(client: Client) -> None:
+    one = client.server.accounts["large"]
+    stream = StockDataStream(one.key, one.secret, url_override=client.server.data_stream_url)
+    heard: list[Any] = []
+
+    async def handler(message: Any) -> None:
+        heard.append(message)
+
+    stream.subscribe_trades(handler, "AAPL")
+    stream.register_trade_corrections(handler)
+    stream.register_trade_cancels(handler)
+    stream.subscribe_updated_bars(handler, "AAPL")
+    streams = client.server.app.data_streams
+    async with streaming(client, stream, lambda: streams.subscriptions() >= 4):
+        for last in (190.0, 191.0, 192.0):
+            await client.quote("AAPL", last - 0.01, last + 0.01, last=last, trade_size=100)
+        await client.post("/admin/advance", {"seconds": 65})
+        await client.fault("trade_correction", symbol="AAPL", parameters={"factor": 0.5})
+        await client.fault("trade_cancel", symbol="AAPL", parameters={"back": 2})
+        await eventually(lambda: len(heard) == 7, "three trades, a correction, a cancel and two updated bars")
+    (correction,) = [message for message in heard if type(message).__name__ == "TradeCorrection"]
+    (cancel,) = [message for message in heard if type(message).__name__ == "TradeCancel"]
+    assert (correction.original_price, correction.corrected_price) == (192.0, 96.0)
+    assert (cancel.price, cancel.action) == (191.0, "C")
+    bars = [message for message in heard if type(message).__name__ == "Bar"]
+    assert [(bar.high, bar.close, bar.volume) for bar in bars] == [(191.0, 96.0, 300), (190.0, 96.0, 200)]
+
+
 async def test_the_option_stream_hears_trades(client: Client) -> None:
     one = client.server.accounts["large"]
     symbol = await first_contract(client)

@@ -449,6 +449,39 @@ async def _(client: Client) -> None:
     assert await positions(client) == {"APPL": "10"}
 
 
+async def printed(client: Client) -> None:
+    for last in (190.0, 191.0):
+        await client.quote("AAPL", last - 0.01, last + 0.01, last=last, trade_size=100)
+
+
+async def taken_back(client: Client, kind: str, message: str) -> dict[str, Any]:
+    """The message that a data socket with trades alone subscribed gets of a print that was taken back."""
+    await printed(client)
+    async with connected(client) as socket:
+        await tell(socket, {"action": "subscribe", "trades": ["AAPL"]})
+        await client.fault(kind, symbol="AAPL")
+        (heard,) = await hear(socket)
+    assert heard["T"] == message
+    return heard
+
+
+@shows("trade_correction")
+async def _(client: Client) -> None:
+    heard = await taken_back(client, "trade_correction", "c")
+    assert (heard["op"], heard["cp"], heard["os"], heard["cs"]) == (191.0, 190.04, 100, 100)
+    assert heard["oi"] != heard["ci"]
+    _, found = await client.get("/v2/stocks/AAPL/trades")
+    assert [(one["p"], one.get("u")) for one in found["trades"]][-2:] == [(191.0, "incorrect"), (190.04, "corrected")]
+
+
+@shows("trade_cancel")
+async def _(client: Client) -> None:
+    heard = await taken_back(client, "trade_cancel", "x")
+    assert (heard["p"], heard["s"], heard["a"]) == (191.0, 100, "C")
+    _, found = await client.get("/v2/stocks/AAPL/trades/latest")
+    assert found["trade"]["p"] == 190.0
+
+
 @shows("account_block")
 async def _(client: Client) -> None:
     await client.fault("account_block", account="large")

@@ -81,8 +81,10 @@ def test_authentication_is_an_alarm_from_the_third_failure_in_a_row() -> None:
     assert [backoff.type_of(wrong) for _ in range(3)] == [None, None, wrong]
     backoff.accepted()
     assert backoff.type_of(wrong) is None
-    down = BrokerUnavailable("gone")
-    assert backoff.type_of(down) is down
+    limited = BrokerRateLimited("one connection is enough")
+    assert backoff.type_of(limited) is limited
+    # A connection that ends by itself is opened again: nobody has to act on that.
+    assert backoff.type_of(BrokerUnavailable("gone")) is None
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,21 @@ def test_f43_three_absences_with_full_waits_free_the_same_id() -> None:
     assert (effect.attempt, effect.request.client_order_id) == (1, ID1)
 
 
+def test_i2_a_reduction_that_never_arrived_goes_again_under_its_id_when_it_became_a_close() -> None:
+    """Found by the simulator: the close's new id was refused by the ledger, as the reduction's intent was live."""
+    begun, _ = begin(state(keep_qty=D(6)), context(clear=True))
+    resolving, _ = advance(begun, SendUnknown("reset"), context())
+    taken_over = replace(resolving, keep_qty=D(0))
+    for _ in range(closing.ABSENCE_PROOFS):
+        taken_over, _ = advance(taken_over, OrderAbsent(), context())
+    checking, _ = advance(taken_over, OrdersListed(()), context())
+    checking = replace(checking, repair_due=False)
+    again, effect = advance(checking, holds("10"), context())
+    assert isinstance(effect, Submit)
+    assert (effect.request.client_order_id, effect.request.qty) == ("xg-large-u1-r1", 10)
+    assert again.unused_id is None
+
+
 def test_an_id_that_the_broker_calls_used_is_never_sent_again_even_when_it_cannot_be_found() -> None:
     now, _ = advance(sent()[0], SendRefused(RefusalKind.DUPLICATE, "must be unique"), context())
     now, effect, _ = absent_until_proven(now)
@@ -402,6 +417,15 @@ def test_an_order_left_over_is_taken_back_before_the_close_is_called_done() -> N
     assert effect == Poll("o1")
     now, effect = advance(now, OrderSeen(order(OrderStatus.CANCELED)), context("0"))
     assert effect == Finish()
+
+
+def test_an_order_that_the_venue_is_done_with_for_the_day_is_taken_back() -> None:
+    done = order(OrderStatus.DONE_FOR_DAY, "4")
+    working = state(
+        phase=Phase.WORKING, order_id="o1", attempt=1, request=closing.close_request(state(), 1, D(10), context())
+    )
+    after, effect = advance(working, OrderSeen(done), context("6"))
+    assert (after.phase, effect) == (Phase.CANCELLING, CancelOrders(("o1",)))
 
 
 def test_a_lost_cancel_is_asked_for_again() -> None:

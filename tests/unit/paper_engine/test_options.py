@@ -314,6 +314,20 @@ def test_contract_filters(params: dict[str, str], check: Any) -> None:
     assert all(check(row) for row in rows)
 
 
+def test_chains_reach_from_this_week_to_the_monthlies_of_the_next_months() -> None:
+    floor = Floor()
+    floor.exchange.add_option_chain("KO")
+    params = {"expiration_date_lte": "2027-12-31", "limit": "10000", "type": "call"}
+    rows = floor.exchange.list_option_contracts(params)["option_contracts"]
+    near = ["2026-10-08", "2026-10-09", "2026-10-12", "2026-10-13", "2026-10-14", "2026-10-15"]
+    fridays = ["2026-10-16", "2026-10-23", "2026-10-30", "2026-11-06"]
+    assert sorted({row["expiration_date"] for row in rows}) == [
+        *near,
+        *fridays,
+        *["2026-11-20", "2026-12-18", "2027-01-15", "2027-02-19"],
+    ]
+
+
 def test_pages_of_contracts_cover_everything_once() -> None:
     floor = floor_with_options()
     token: str | None = None
@@ -335,127 +349,3 @@ def test_f115_a_contract_whose_expiry_is_a_holiday_ends_the_session_before() -> 
     floor.hold("1", call)
     floor.to("13:00", days=(date(2026, 12, 24) - date(2026, 10, 8)).days)
     assert floor.qty(call) == 0
-
-
-# Multi-leg ------------------------------------------------------------------------------------------------------------
-
-
-def spread(floor: Floor, **fields: Any) -> dict[str, Any]:
-    body = {
-        "order_class": "mleg",
-        "type": "limit",
-        "limit_price": "0.75",
-        "qty": "2",
-        "time_in_force": "day",
-        "legs": [
-            {"symbol": CALL, "ratio_qty": "1", "side": "buy", "position_intent": "buy_to_open"},
-            {"symbol": HIGH_CALL, "ratio_qty": "1", "side": "sell", "position_intent": "sell_to_open"},
-        ],
-        **fields,
-    }
-    return floor.exchange.submit_order(floor.account, body)
-
-
-def test_a_spread_fills_whole_at_its_net_price() -> None:
-    floor = floor_with_options()
-    order = spread(floor, limit_price="0.70")
-    assert (order["symbol"], order["asset_class"], order["side"], order["order_class"]) == ("", "", "", "mleg")
-    assert [leg["ratio_qty"] for leg in order["legs"]] == ["1", "1"]
-    floor.run()
-    assert (floor.qty(CALL), floor.qty(HIGH_CALL)) == (2, -2)
-    fill = floor.events[-1][1]
-    assert (fill["event"], fill["price"], fill["qty"]) == ("fill", "0.7", "2")
-    assert fill["position_qtys"] == {CALL: "2", HIGH_CALL: "-2"}
-    assert [leg["price"] for leg in fill["legs"]] == ["0.9", "0.2"]
-    assert len(fill["order"]["legs"]) == 2
-    assert floor.account.cash == Decimal(100000) - 140
-    assert not floor.account.option_reserve
-
-
-def test_a_spread_rests_until_its_net_price_and_can_be_cancelled() -> None:
-    floor = floor_with_options()
-    order = spread(floor, limit_price="0.60")
-    floor.run()
-    assert floor.get(order)["status"] == "new"
-    (listed,) = floor.exchange.list_orders(floor.account, {})
-    assert listed["id"] == order["id"]
-    floor.quote(CALL, "0.70", "0.79")
-    assert floor.get(order)["status"] == "filled"
-    other = spread(
-        floor,
-        limit_price="0.10",
-        legs=[{"symbol": LATER, "ratio_qty": 1, "side": "buy"}, {"symbol": PUT, "ratio_qty": 1, "side": "buy"}],
-    )
-    floor.run()
-    floor.exchange.cancel_order(floor.account, other["legs"][0]["id"])
-    floor.run()
-    assert {leg["status"] for leg in floor.get(other)["legs"]} == {"canceled"}
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"legs": []}, "mleg orders require 2 to 4 legs"),
-        ({"qty": "1.5"}, "qty must be integer for options trading"),
-        ({"type": "stop", "stop_price": "1"}, "invalid order type for mleg orders"),
-        ({"time_in_force": "ioc"}, "invalid time_in_force for mleg orders"),
-        ({"symbol": "KO"}, "symbol is not allowed for mleg orders"),
-        (
-            {
-                "legs": [
-                    {"symbol": CALL, "ratio_qty": "2", "side": "buy"},
-                    {"symbol": PUT, "ratio_qty": "2", "side": "buy"},
-                ]
-            },
-            "leg ratio quantities must be relatively prime",
-        ),
-        (
-            {
-                "legs": [
-                    {"symbol": CALL, "ratio_qty": "1", "side": "buy"},
-                    {"symbol": CALL, "ratio_qty": "1", "side": "buy"},
-                ]
-            },
-            "mleg orders require distinct legs",
-        ),
-        (
-            {
-                "legs": [
-                    {"symbol": CALL, "ratio_qty": "1", "side": "sell"},
-                    {"symbol": HIGH_CALL, "ratio_qty": "1", "side": "sell"},
-                ]
-            },
-            "account not eligible to trade uncovered option contracts",
-        ),
-        (
-            {
-                "legs": [
-                    {"symbol": CALL, "ratio_qty": "1", "side": "buy"},
-                    {"symbol": "KO", "ratio_qty": "1", "side": "buy"},
-                ]
-            },
-            'contract "KO" is not found',
-        ),
-    ],
-)
-def test_spreads_that_are_refused(fields: dict[str, Any], message: str) -> None:
-    floor = floor_with_options()
-    assert refusal(lambda: spread(floor, **fields))[1]["message"] == message
-
-
-def test_a_credit_spread_ties_up_its_width() -> None:
-    floor = floor_with_options()
-    spread(
-        floor,
-        limit_price="-0.50",
-        qty="1",
-        legs=[
-            {"symbol": CALL, "ratio_qty": "1", "side": "sell"},
-            {"symbol": HIGH_CALL, "ratio_qty": "1", "side": "buy"},
-        ],
-    )
-    assert floor.account.option_reserve == 150
-    floor.run()
-    account = floor.exchange.account_json(floor.account)
-    assert floor.account.cash == Decimal(100000) + 55
-    assert Decimal(account["options_buying_power"]) == Decimal(100055) - 200

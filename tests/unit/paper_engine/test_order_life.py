@@ -301,6 +301,7 @@ def test_replacements_that_are_refused(body: dict[str, str], message: str) -> No
         ("accepted", "cannot replace order in accepted status"),
         ("pending_cancel", "cannot replace order in pending_cancel status"),
         ("pending_replace", "cannot replace order in pending_replace status"),
+        ("replacement", "order chain not fully replaced"),
         ("replaced", "order already replaced"),
         ("canceled", 'order is already in "canceled" state'),
     ],
@@ -318,6 +319,9 @@ def test_states_in_which_an_order_cannot_be_replaced(state: str, message: str) -
         floor.exchange.replace_order(floor.account, order["id"], {"limit_price": "41"})
     if state in ("replaced", "canceled"):
         floor.run()
+    if state == "replacement":
+        floor.run()
+        order, state = floor.exchange.replace_order(floor.account, order["id"], {"limit_price": "41"}), "pending_new"
     assert floor.get(order)["status"] == state
     call = lambda: floor.exchange.replace_order(floor.account, order["id"], {"limit_price": "42"})  # noqa: E731
     assert refusal(call)[1]["message"] == message

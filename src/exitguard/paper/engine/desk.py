@@ -22,6 +22,7 @@ from exitguard.paper.engine.errors import (
 from exitguard.paper.engine.fields import (
     body_of,
     choice_field,
+    decimal_field,
     mapping_field,
     positive_field,
     quantity_field,
@@ -191,12 +192,15 @@ class Desk:
         client_order_id = text_field(body, "client_order_id")
         self._admission.check_account(account, client_order_id)
         draft = self._changed(order, changes)
-        self._check_changed(account, order, draft)
-        new = self._clone(order, draft, client_order_id)
         venue = self._venue
-        if order.is_closing and not self._watches(order):
-            venue.hold(new, max(new.remaining - order.held, ZERO))
-        venue.reserve(new, max(new.unit_cost * new.remaining - order.reserved, ZERO))
+        if order.order_class == "mleg":
+            new = self._multileg.replacement(order, draft, client_order_id)
+        else:
+            self._check_changed(account, order, draft)
+            new = self._clone(order, draft, client_order_id)
+            if order.is_closing and not self._watches(order):
+                venue.hold(new, max(new.remaining - order.held, ZERO))
+            venue.reserve(new, max(new.unit_cost * new.remaining - order.reserved, ZERO))
         order.prior_status = order.status
         order.status = "pending_replace"
         order.updated = venue.stamp()
@@ -214,10 +218,12 @@ class Desk:
             if order.parent is not None:
                 raise unprocessable(f"leg order is already in {status} state")
             raise already_in_state(status)
+        if order.replaces is not None and status == "pending_new":
+            raise unprocessable("order chain not fully replaced")
         if status in _NOT_REPLACEABLE:
             raise unprocessable(f"cannot replace order in {status} status")
-        if order.order_class == "mleg":
-            raise unprocessable("mleg orders cannot be replaced")
+        if order.order_class == "mleg" and order.parent is not None:
+            raise unprocessable("a leg of a mleg order cannot be replaced on its own")
         if order.notional is not None:
             raise unprocessable("notional orders cannot be replaced")
 
@@ -230,7 +236,8 @@ class Desk:
         changes: dict[str, Any] = {
             "qty": quantity_field(body, "qty"),
             "time_in_force": choice_field(body, "time_in_force", TIMES_IN_FORCE),
-            "limit_price": positive_field(body, "limit_price"),
+            # A net premium is negative when it is received.
+            "limit_price": (decimal_field if order.order_class == "mleg" else positive_field)(body, "limit_price"),
             "stop_price": positive_field(body, "stop_price"),
             "trail": positive_field(body, "trail"),
         }
@@ -338,8 +345,7 @@ class Desk:
 
     def _clone(self, order: Order, draft: Draft, client_order_id: str | None) -> Order:
         asset = order.asset
-        if asset is None:
-            raise unprocessable("mleg orders cannot be replaced")
+        assert asset is not None, "multi-leg orders are cloned with their legs"
         new = self._order(order.account, asset, order.side, order.type, draft.time_in_force, order.extended_hours)
         new.client_order_id = client_order_id or new.client_order_id
         new.qty = draft.qty
@@ -379,6 +385,8 @@ class Desk:
         venue.note(old)
         self._lifecycle.groups.replace_member(old, new)
         self._lifecycle.finish(old, "replaced")
+        if new.order_class == "mleg":
+            self._multileg.take_over(new, old)
         entry = new.group.entry if new.group is not None else None
         if was_watching and new is not entry:
             self._resume_exit(new)
@@ -404,8 +412,10 @@ class Desk:
 
     def _replace_unasked(self, order: Order) -> None:
         """The replaced_by_venue fault: the same order under a new id."""
-        draft = self._changed(order, {})
-        new = self._clone(order, draft, None)
+        if order.order_class == "mleg":
+            new = self._multileg.same_again(order)
+        else:
+            new = self._clone(order, self._changed(order, {}), None)
         order.status = "pending_replace"
         self._complete_replace(order, new, rejects=False)
         if order.status != "replaced":

@@ -77,6 +77,8 @@ _EVENT = {
     "resume": "trading in the symbol goes on",
     "split": "the stock splits parameters.ratio (2) for one",
     "symbol_change": "the symbol becomes parameters.new_symbol",
+    "trade_correction": "a print is corrected: the newest but parameters.back (0), by parameters.factor (0.995)",
+    "trade_cancel": "a print is cancelled: the newest but parameters.back (0)",
     "account_block": "trading is blocked for the account",
     "account_unblock": "trading is allowed again for the account",
 }
@@ -87,7 +89,7 @@ FAULT_KINDS: dict[str, dict[str, str]] = {
 }
 FIELDS = frozenset({"kind", "probability", "count", "account", "symbol", "endpoint", "seed", "parameters"})
 # Parameters that have to be numbers.
-_NUMBERS = ("seconds", "fraction", "qty", "factor", "ratio", "limit", "every", "price")
+_NUMBERS = ("seconds", "fraction", "qty", "factor", "ratio", "limit", "every", "back")
 _EVERY_SECONDS = 60.0
 _LOG_LENGTH = 10_000
 _MAX_FAULTS = 1_000

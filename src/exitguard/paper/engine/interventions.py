@@ -177,6 +177,13 @@ class Interventions:
             raise unprocessable("symbol_change needs parameters.new_symbol")
         self._corporate.rename(self._stock(fault), new)
 
+    def _trade_correction(self, fault: Fault) -> None:
+        # Prints are the market's: the host takes them back. Nothing that was traded here is undone.
+        self._stock(fault)
+
+    def _trade_cancel(self, fault: Fault) -> None:
+        self._stock(fault)
+
     # Arguments --------------------------------------------------------------------------------------------------------
 
     def _account(self, fault: Fault) -> Account:

@@ -114,7 +114,8 @@ class Lifecycle:
             if leg.is_open:
                 leg.status = order.status
             if not order.is_open:
-                leg.canceled, leg.expired, leg.failed = order.canceled, order.expired, order.failed
+                leg.canceled, leg.expired = order.canceled, order.expired
+                leg.failed, leg.replaced = order.failed, order.replaced
                 self._venue.retire(leg)
 
     def work(self, order: Order) -> None:

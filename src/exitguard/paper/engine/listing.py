@@ -25,6 +25,7 @@ from exitguard.paper.engine.wire import asset_id
 
 _CONTRACT_MULTIPLIER = Decimal(100)
 _FRIDAY = 4
+_MONTHLIES = 4
 _STOCK_ATTRIBUTES = frozenset(
     {"name", "exchange", "tradable", "marginable", "shortable", "easy_to_borrow", "fractionable", "attributes"}
 )
@@ -119,12 +120,21 @@ class Listing:
         self._venue.assets_by_id[asset.id] = asset
 
     def default_expiries(self) -> list[date]:
-        """Today when it is a session, the sessions of the following seven days, and the next four Fridays' sessions."""
+        """Today when it is a session, those of the following seven days, four more Fridays and the next four monthlies.
+
+        Monthly contracts expire on the third Friday; where that is a holiday, on the session before it.
+        """
         calendar = self._venue.sessions.calendar
         today = self._venue.moment().astimezone(NEW_YORK).date()
         days = {session.day for session in calendar.between(today, today + timedelta(days=7))}
         friday = today + timedelta(days=(_FRIDAY - today.weekday()) % 7)
         days.update(calendar.session_on_or_before(friday + timedelta(weeks=week)).day for week in range(1, 5))
+        for number in range(_MONTHLIES + 1):
+            year, month = divmod(today.year * 12 + today.month - 1 + number, 12)
+            first = date(year, month + 1, 1)
+            third_friday = first + timedelta(days=(_FRIDAY - first.weekday()) % 7 + 14)
+            if third_friday > today:
+                days.add(calendar.session_on_or_before(third_friday).day)
         return sorted(days)
 
     def prune(self, before: date) -> None:

@@ -4,6 +4,7 @@
 symbol and no asset, as at Alpaca; the legs carry their own ids and are never orders of their own.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from math import gcd
 
@@ -14,7 +15,7 @@ from exitguard.paper.engine.ledger import Ledger
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.matching import Matcher, part_of
 from exitguard.paper.engine.model import ZERO, Account, Asset, Order
-from exitguard.paper.engine.request import Draft
+from exitguard.paper.engine.request import Draft, LegDraft
 from exitguard.paper.engine.sessions import REGULAR
 from exitguard.paper.engine.venue import Venue
 from exitguard.paper.engine.wire import microseconds, text, timestamp
@@ -37,11 +38,16 @@ class MultiLeg:
 
     # Admission ------------------------------------------------------------------------------------------------------
 
-    def submit(self, account: Account, draft: Draft) -> Order:
-        """Take a multi-leg order. Raises ApiError."""
+    def _check(self, account: Account, draft: Draft) -> list[Asset]:
+        """What holds for a new order and for a replacement alike; the contracts. Raises ApiError."""
         self._admission.check_account(account, draft.client_order_id)
         assets = self._assets(draft)
         check_tick("limit_price", draft.limit_price, is_option=True)
+        return assets
+
+    def submit(self, account: Account, draft: Draft) -> Order:
+        """Take a multi-leg order. Raises ApiError."""
+        assets = self._check(account, draft)
         now = self._venue.moment()
         if draft.extended_hours:
             raise unprocessable("extended hours is not supported for options trading")
@@ -70,6 +76,56 @@ class MultiLeg:
         self._lifecycle.place(root)
         return root
 
+    # Replacement ----------------------------------------------------------------------------------------------------
+
+    def replacement(self, order: Order, draft: Draft, client_order_id: str | None) -> Order:
+        """The order that is to take the place of another, under new ids for itself and its legs. Raises ApiError."""
+        account = order.account
+        if draft.time_in_force not in ("day", "gtc"):
+            raise unprocessable("invalid time_in_force for mleg orders")
+        draft.client_order_id = client_order_id
+        draft.legs = [LegDraft(leg.symbol, leg.ratio or 1, leg.side, leg.intent) for leg in order.legs]
+        assets = self._check(account, draft)
+        intents = [
+            self._leg_intent(account, asset, leg.side, leg.intent)
+            for asset, leg in zip(assets, draft.legs, strict=True)
+        ]
+        cost = self._cost(account, draft, assets, intents, {leg.symbol: leg.held for leg in order.legs})
+        available = balances(account).options_buying_power + order.reserved
+        if cost > available:
+            raise insufficient_options_buying_power(available, cost)
+        return self._clone(order, draft, assets, cost)
+
+    def same_again(self, order: Order) -> Order:
+        """The same order under new ids."""
+        legs = [LegDraft(leg.symbol, leg.ratio or 1, leg.side, leg.intent) for leg in order.legs]
+        draft = Draft("", "", order.type, order.time_in_force, order.qty, limit_price=order.limit_price, legs=legs)
+        assets = [leg.asset for leg in order.legs if leg.asset is not None]
+        return self._clone(order, draft, assets, order.unit_cost * (order.qty or ZERO))
+
+    def _clone(self, order: Order, draft: Draft, assets: list[Asset], cost: Decimal) -> Order:
+        venue = self._venue
+        new = self._build(order.account, draft, assets, [leg.intent for leg in order.legs])
+        new.replaces = order.id
+        new.unit_cost = cost / (draft.qty or Decimal(1))
+        venue.register(new)
+        for leg, old in zip(new.legs, order.legs, strict=True):
+            leg.replaces = old.id
+            venue.register(leg)
+            if leg.is_closing:
+                venue.hold(leg, max(leg.remaining - old.held, ZERO))
+        venue.reserve(new, max(cost - order.reserved, ZERO))
+        self.watch(new)
+        return new
+
+    def take_over(self, new: Order, old: Order) -> None:
+        """The old order has ended: its replacement ties up what it needs, leg by leg."""
+        for leg, before in zip(new.legs, old.legs, strict=True):
+            before.replaced_by = leg.id
+            self._venue.note(before)
+            if leg.is_closing:
+                self._venue.hold(leg, leg.remaining)
+
     def _assets(self, draft: Draft) -> list[Asset]:
         assets = []
         for leg in draft.legs:
@@ -94,15 +150,25 @@ class MultiLeg:
             self._admission.check_expiring(asset)
         return intent
 
-    def _cost(self, account: Account, draft: Draft, assets: list[Asset], intents: list[str]) -> Decimal:
-        """Dollars tied up: the premium paid and what the short legs demand on top of what they demand already."""
+    def _cost(
+        self,
+        account: Account,
+        draft: Draft,
+        assets: list[Asset],
+        intents: list[str],
+        own: Mapping[str, Decimal] | None = None,
+    ) -> Decimal:
+        """Dollars tied up: the premium paid and what the short legs demand on top of what they demand already.
+
+        `own` is what the legs of an order that is to be replaced hold, by symbol.
+        """
         qty = draft.qty or ZERO
         extra: dict[Asset, Decimal] = {}
         for asset, leg, intent in zip(assets, draft.legs, intents, strict=True):
             units = qty * leg.ratio
             if intent.endswith("_to_close"):
                 leg_draft = Draft(asset.symbol, leg.side, "market", "day", units)
-                self._admission.check_quantity(account, leg_draft, asset)
+                self._admission.check_quantity(account, leg_draft, asset, (own or {}).get(asset.symbol, ZERO))
             extra[asset] = units if leg.side == "buy" else -units
         self._check_covered(extra)
         price = draft.limit_price if draft.limit_price is not None else self._natural(list(extra), draft) or ZERO
@@ -176,7 +242,7 @@ class MultiLeg:
         for root in list(waiting.values()):
             if not root.is_open:
                 self._forget(root)
-            elif root.status in ("new", "partially_filled", "pending_cancel"):
+            elif root.status in ("new", "partially_filled", "pending_cancel", "pending_replace"):
                 self.match(root)
 
     def _forget(self, root: Order) -> None:

@@ -15,7 +15,7 @@ from exitguard.paper.market.adjustments import Adjustments
 from exitguard.paper.market.clock import MarketClock, checked_speed
 from exitguard.paper.market.feed_faults import FeedFaults
 from exitguard.paper.market.option_board import OptionBoard
-from exitguard.paper.market.tape import Bar, Tape, Trade
+from exitguard.paper.market.tape import Bar, Revision, Tape, Trade
 from exitguard.paper.market.ticks import Round, Source, StatusChange, Tick
 
 # Wall seconds between two looks at the clock while it runs, at most.
@@ -59,6 +59,7 @@ class Shown:
     trades: list[Trade] = field(default_factory=list)
     minute_bars: list[Bar] = field(default_factory=list)
     statuses: list[StatusChange] = field(default_factory=list)
+    revisions: list[Revision] = field(default_factory=list)
 
 
 class Player:
@@ -329,6 +330,16 @@ class Player:
             self._show(shown)
         else:
             self.play(Round(now, [Tick(quote, trade_size)]))
+
+    def revise(self, symbol: str, back: int, price: float | None) -> bool:
+        """Take the print before `back` newer ones back: correct it to `price`, or cancel it. False without such one."""
+        now = self.clock.now()
+        shown = Shown(now, minute_bars=self.tape.roll(now))
+        revision = self.tape.revise(symbol, back, price)
+        if revision is not None:
+            shown.revisions.append(revision)
+        self._show(shown)
+        return revision is not None
 
     def _show(self, shown: Shown) -> None:
         for listener in self.listeners:

@@ -18,13 +18,23 @@ _MINUTE = timedelta(minutes=1)
 
 @dataclass(slots=True)
 class Trade:
-    """One print: dollars a share, shares or contracts."""
+    """One print: dollars a share, shares or contracts.
+
+    `update` says what became of it: "canceled", "incorrect" (another one took its place), "corrected" (it took the
+    place of another one); empty for nearly all.
+    """
 
     symbol: str
     price: float
     size: int
     at: datetime
     id: int
+    update: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is part of bars."""
+        return self.update not in ("canceled", "incorrect")
 
 
 @dataclass(slots=True)
@@ -63,6 +73,15 @@ class Bar:
         self.volume += later.volume
         self.trades += later.trades
         self.value += later.value
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A print taken back: what took its place, if anything, and the finished minute bar that it changed, if any."""
+
+    original: Trade
+    corrected: Trade | None
+    bar: Bar | None
 
 
 class Tape:
@@ -118,6 +137,83 @@ class Tape:
         else:
             daily.add(price, size)
         return trade
+
+    def revisable(self, symbol: str, back: int) -> Trade | None:
+        """The print before `back` newer ones; None when there is none, or it was taken back."""
+        history = self._trade_history.get(symbol, ())
+        found = history[-1 - back] if 0 <= back < len(history) else None
+        return found if found is not None and found.counts else None
+
+    def revise(self, symbol: str, back: int, price: float | None) -> Revision | None:
+        """Take the print before `back` newer ones back: corrected to `price`, or cancelled with None.
+
+        None when there is no such print, or it was taken back already. The bars of its minute and its day follow.
+        """
+        original = self.revisable(symbol, back)
+        if original is None:
+            return None
+        history = self._trade_history[symbol]
+        corrected = None
+        if price is None:
+            original.update = "canceled"
+        else:
+            self._trade_count += 1
+            original.update = "incorrect"
+            corrected = replace(original, price=price, id=self._trade_count, update="corrected")
+            if len(history) == history.maxlen:
+                history.popleft()
+            history.insert(len(history) - back, corrected)
+        newest = next((trade for trade in reversed(history) if trade.counts), None)
+        if newest is not None:
+            self.trades[symbol] = newest
+        updated = self._rebuild_minute(symbol, original.at.replace(second=0, microsecond=0), history)
+        self._rebuild_day(symbol, original.at)
+        return Revision(original, corrected, updated)
+
+    def _rebuild_minute(self, symbol: str, start: datetime, history: Iterable[Trade]) -> Bar | None:
+        """Make a minute's bar of its prints again; the bar, when it was finished and there still is one."""
+        fresh: Bar | None = None
+        for trade in history:
+            if trade.counts and start <= trade.at < start + _MINUTE:
+                price, size = trade.price, trade.size
+                if fresh is None:
+                    fresh = Bar(symbol, start, price, price, price, price, size, 1, price * size)
+                else:
+                    fresh.add(price, size)
+        running = self._open_minutes.get(symbol)
+        if running is not None and running.start == start:
+            if fresh is None:
+                del self._open_minutes[symbol]
+            else:
+                self._open_minutes[symbol] = fresh
+            return None
+        bars = self._minute_history.get(symbol, deque())
+        index = next((index for index, bar in enumerate(bars) if bar.start == start), None)
+        if index is None:
+            return None
+        if fresh is None:
+            del bars[index]
+        else:
+            bars[index] = fresh
+        if bars:
+            self.minute_bars[symbol] = bars[-1]
+        return fresh
+
+    def _rebuild_day(self, symbol: str, at: datetime) -> None:
+        """Make the running day's bar of its minutes again."""
+        daily = self.daily_bars.get(symbol)
+        if daily is None or at < daily.start:
+            return
+        minutes = self.minutes(symbol, daily.start, at.max.replace(tzinfo=at.tzinfo))
+        if symbol in self._open_minutes:
+            minutes.append(self._open_minutes[symbol])
+        if not minutes:
+            del self.daily_bars[symbol]
+            return
+        fresh = replace(minutes[0], start=daily.start)
+        for minute in minutes[1:]:
+            fresh.join(minute)
+        self.daily_bars[symbol] = fresh
 
     def roll(self, at: datetime) -> list[Bar]:
         """Move on to `at`; the minute bars that this finished."""

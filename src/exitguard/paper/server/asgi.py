@@ -140,7 +140,8 @@ class PaperApp:
         assert request.account is not None
         if self._rate is None:
             return await self._carried_out(request)
-        allowed, remaining, wait = self._rate.take(request.account.name)
+        bucket = (request.account.name, is_data_path(request.path))
+        allowed, remaining, wait = self._rate.take(bucket)
         if not allowed:
             return rate_limited(limit=self._rate.per_minute, reset_in=wait)
         outcome = await self._carried_out(request)

@@ -1,6 +1,7 @@
 """The market data REST API: stocks under /v2/stocks, options under /v1beta1/options, and what belongs to both."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from exitguard.core.session import NEW_YORK
@@ -9,6 +10,7 @@ from exitguard.paper.server.data_corporate import corporate_actions
 from exitguard.paper.server.data_fields import bad_request, check_words, symbols_of
 from exitguard.paper.server.data_frames import iso, quote_fields, trade_fields
 from exitguard.paper.server.data_history import History, bar_json
+from exitguard.paper.server.data_paging import moment_of
 from exitguard.paper.server.data_reference import Screener, conditions, exchanges
 from exitguard.paper.server.host import Host
 from exitguard.paper.server.option_data import OptionData
@@ -22,6 +24,7 @@ _CORPORATE_ACTIONS = "/v1/corporate-actions"
 _STOCK_FEEDS = ("iex", "sip", "delayed_sip", "otc", "boats", "overnight")
 _OPTION_FEEDS = ("opra", "indicative")
 _CURRENCIES = ("USD",)
+_WITHHELD_FOR = timedelta(minutes=15)
 _HISTORIES = ("quotes", "trades", "bars", "auctions")
 
 
@@ -57,10 +60,10 @@ class DataApi:
         if path.startswith(_SCREENER):
             return self._screener.handle(request, path[len(_SCREENER) :].split("/"))
         if path.startswith(_OPTIONS):
-            _check_feed(request, _OPTION_FEEDS)
+            self._check_feed(request, _OPTION_FEEDS)
             return self._options.handle(request, path[len(_OPTIONS) :].split("/"))
         if path.startswith(_STOCKS):
-            _check_feed(request, _STOCK_FEEDS)
+            self._check_feed(request, _STOCK_FEEDS)
             return self._stocks(request, path[len(_STOCKS) :].split("/"))
         raise not_found()
 
@@ -84,6 +87,19 @@ class DataApi:
             name, look = self._latest[parts[1]]
             return json_response({"symbol": parts[0], name: _found(look(parts[0]), parts[0])})
         raise not_found()
+
+    def _check_feed(self, request: Request, feeds: Sequence[str]) -> None:
+        """The feed exists and is subscribed to; of a withheld one only what is a quarter of an hour old may be seen."""
+        feed = request.query.get("feed")
+        if feed and feed not in feeds:
+            raise bad_request(f"invalid feed: {feed[:40]}")
+        if not feed or feed not in self._host.settings.feeds_withheld:
+            return
+        end = request.query.get("end")
+        is_old = end is not None and moment_of(end, "end", end_of_day=True) <= self._host.now() - _WITHHELD_FOR
+        if not is_old or request.path.endswith(("/latest", "snapshot", "snapshots")):
+            message = f"subscription does not permit querying recent {feed.upper()} data"
+            raise ApiError(403, {"code": 42210000, "message": message})
 
     def _latest_quote(self, symbol: str) -> dict[str, Any] | None:
         quote = self._tape.quotes.get(symbol)
@@ -121,9 +137,3 @@ def _found(value: dict[str, Any] | None, symbol: str) -> dict[str, Any]:
     if value is None:
         raise ApiError(404, {"code": 40410000, "message": f"no data found for {symbol[:40]}"})
     return value
-
-
-def _check_feed(request: Request, feeds: Sequence[str]) -> None:
-    feed = request.query.get("feed")
-    if feed and feed not in feeds:
-        raise bad_request(f"invalid feed: {feed[:40]}")

@@ -45,7 +45,23 @@ def trade_fields(trade: Trade, *, option: bool) -> dict[str, Any]:
     """A trade without its time."""
     if option:
         return {"x": "C", "p": trade.price, "s": trade.size, "c": "I"}
-    return {"x": "V", "p": trade.price, "s": trade.size, "c": ["@"], "i": trade.id, "z": "C"}
+    fields = {"x": "V", "p": trade.price, "s": trade.size, "c": ["@"], "i": trade.id, "z": "C"}
+    return {**fields, "u": trade.update} if trade.update else fields
+
+
+def correction_fields(original: Trade, corrected: Trade) -> dict[str, Any]:
+    """A correction without its time: what was printed, and what counts instead."""
+    return {
+        "x": "V",
+        **{"oi": original.id, "op": original.price, "os": original.size, "oc": ["@"]},
+        **{"ci": corrected.id, "cp": corrected.price, "cs": corrected.size, "cc": ["@"]},
+        "z": "C",
+    }
+
+
+def cancel_fields(trade: Trade) -> dict[str, Any]:
+    """A cancelled trade without its time."""
+    return {"i": trade.id, "x": "V", "p": trade.price, "s": trade.size, "a": "C", "z": "C"}
 
 
 def bar_fields(bar: Bar) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from exitguard.paper.server.data_frames import (
     Format,
     Message,
     bar_fields,
+    cancel_fields,
+    correction_fields,
     is_option_symbol,
     quote_fields,
     status_fields,
@@ -234,6 +236,9 @@ class DataStreams:
         return self._admit(session, account)
 
     def _admit(self, session: DataSession, account: Account) -> bool:
+        if session.feed.name in self._host.settings.feeds_withheld:
+            session.end(409)
+            return False
         limit = self._limits.data_connections_per_account
         endpoint = session.feed.endpoint
         taken = sum(1 for other in self._sessions if other.account is account and other.feed.endpoint == endpoint)
@@ -377,6 +382,7 @@ class DataStreams:
             market = "option" if option else "stock"
             if self._wanted(market, "t", trade.symbol):
                 yield market, Message("t", trade.symbol, trade_fields(trade, option=option), trade.at)
+        yield from self._revisions(shown)
         for quote in shown.quotes:
             option = is_option_symbol(quote.symbol)
             market = "option" if option else "stock"
@@ -392,6 +398,18 @@ class DataStreams:
             daily = self._host.player.tape.daily_bars.get(bar.symbol)
             if daily is not None and self._wanted("stock", "d", bar.symbol):
                 yield "stock", Message("d", bar.symbol, bar_fields(daily), daily.start)
+
+    def _revisions(self, shown: Shown) -> Iterable[tuple[str, Message]]:
+        """Prints that were taken back, and the finished minute bars that this changed."""
+        for revision in shown.revisions:
+            original, corrected, bar = revision.original, revision.corrected, revision.bar
+            symbol = original.symbol
+            if corrected is None and self._wanted("stock", "x", symbol):
+                yield "stock", Message("x", symbol, cancel_fields(original), shown.at)
+            if corrected is not None and self._wanted("stock", "c", symbol):
+                yield "stock", Message("c", symbol, correction_fields(original, corrected), shown.at)
+            if bar is not None and self._wanted("stock", "u", symbol):
+                yield "stock", Message("u", symbol, bar_fields(bar), bar.start)
 
     def _wanted(self, market: str, kind: str, symbol: str) -> bool:
         return (market, kind, symbol) in self._index or (market, kind, "*") in self._index

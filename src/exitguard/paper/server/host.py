@@ -35,6 +35,8 @@ from exitguard.paper.server.settings import DEFAULT_SYMBOLS, PaperSettings
 
 # A stepped market waits this long in all for orders in flight, and then goes on: a fault may hold one for ever.
 _SETTLE_SECONDS = 0.25
+# Faults that take a print back.
+_REVISIONS = ("trade_correction", "trade_cancel")
 
 
 class Host:
@@ -240,8 +242,18 @@ class Host:
             self._listed[self._listed.index(symbol)] = new
         elif fault.kind in ("halt", "resume"):
             self.change_status(StatusChange(symbol, fault.kind == "halt"))
+        elif fault.kind in _REVISIONS:
+            self._revise(symbol, fault)
         if fault.kind in ("split", "symbol_change"):
             self._follow_new_contracts(symbol)
+
+    def _revise(self, symbol: str, fault: Fault) -> None:
+        """Take a print back, and say so on the feeds; one that is not there is left alone."""
+        back = int(fault.number("back", 0))
+        found = self.player.tape.revisable(symbol, back)
+        if found is not None:
+            price = float(stock_price(found.price * fault.number("factor", 0.995)))
+            self.player.revise(symbol, back, price if fault.kind == "trade_correction" else None)
 
     def _follow_new_contracts(self, underlying: str) -> None:
         """The contracts of a stock have other symbols now: forget the old ones, price those that are needed."""

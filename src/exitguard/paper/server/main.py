@@ -17,7 +17,7 @@ from exitguard.core.errors import InvalidInput
 from exitguard.paper.market.moods import read_moods
 from exitguard.paper.market.recorded import DEFAULT_SPREAD_FRACTION
 from exitguard.paper.server.app import PaperServer, PortInUse
-from exitguard.paper.server.settings import PaperSettings
+from exitguard.paper.server.settings import PLANS, PaperSettings, SocketLimits
 from exitguard.paper.server.state import StateError, StateInUse
 
 EXIT_OK = 0
@@ -38,7 +38,7 @@ def serve(
     speed: float = 1.0,
     paused: bool = False,
     spread_fraction: float = DEFAULT_SPREAD_FRACTION,
-    requests_per_minute: int | None = None,
+    plan: str | None = None,
     state: Path | None = None,
     faults: Path | None = None,
     markets: Sequence[str] = (),
@@ -49,6 +49,7 @@ def serve(
     `accounts` maps names to opening cash in dollars. `generate` is the seed of everything that is left to chance, of
     generated stocks too; `replay` a file or folder of minute bars or recorded quotes; both may be given: `symbols` of
     which nothing is recorded are then generated. `markets` names how generated stocks behave (NAMES or SYMBOL=NAMES),
+    `plan` is one of Alpaca's data plans with its limits, none without;
     `faults` is a file of faults, `state` a folder to keep everything in. `start` needs a time zone. `speed` is market
     seconds a wall second. With `json` the first line of standard output is one object with every URL and every
     account's keys; without it, the same for people.
@@ -57,6 +58,7 @@ def serve(
         moods = read_moods(markets)
     except InvalidInput as error:
         return _complain(str(error), EXIT_USAGE)
+    limits = PLANS[plan] if plan is not None else None
     settings = PaperSettings(
         accounts=accounts,
         host=host,
@@ -69,7 +71,9 @@ def serve(
         replay=replay,
         generate_missing=generate is not None,
         spread_fraction=spread_fraction,
-        requests_per_minute=requests_per_minute,
+        requests_per_minute=None if limits is None else limits.requests_per_minute,
+        limits=SocketLimits() if limits is None else limits.limits,
+        feeds_withheld=frozenset() if limits is None else limits.feeds_withheld,
         state=state,
         faults=faults,
         moods=moods,

@@ -38,6 +38,22 @@ class SocketLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class DataPlan:
+    """What a subscription of Alpaca's gives: requests a minute on each host, sockets' limits, feeds that it lacks."""
+
+    requests_per_minute: int
+    limits: SocketLimits
+    feeds_withheld: frozenset[str] = frozenset()
+
+
+# Alpaca's two plans (reference: rate limits and market data); without a plan there is no rate limit, and every feed.
+PLANS = {
+    "basic": DataPlan(200, SocketLimits(stock_symbols=30, option_quotes=200), frozenset({"sip", "opra"})),
+    "plus": DataPlan(10_000, SocketLimits()),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class PaperSettings:
     """One exchange.
 
@@ -52,7 +68,8 @@ class PaperSettings:
     that were just told something get `reaction_seconds` of wall time to act before the next round of quotes. `port` 0
     takes a free one. `state` is the folder in which accounts, orders, positions and the rest are kept over a restart,
     `faults` a file of faults to switch on (`fault_file`).
-    `requests_per_minute` None means that no rate limit is kept.
+    `requests_per_minute` None means that no rate limit is kept; trading and data requests are counted apart, as on two
+    hosts. `feeds_withheld` names feeds to which nobody is subscribed.
     """
 
     accounts: Mapping[str, Decimal]
@@ -77,5 +94,6 @@ class PaperSettings:
     state: Path | None = None
     faults: Path | None = None
     requests_per_minute: int | None = None
+    feeds_withheld: frozenset[str] = frozenset()
     reaction_seconds: float = 0.001
     limits: SocketLimits = field(default_factory=SocketLimits)

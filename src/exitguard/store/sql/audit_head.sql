@@ -1,0 +1,1 @@
+SELECT seq, hash FROM event_heads WHERE account_name = $1
