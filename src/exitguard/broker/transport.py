@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -34,6 +35,13 @@ READ_ATTEMPTS = 3
 EXIT_READ_ATTEMPTS = 2
 # A venue that asks for more patience than this within a read gets an error instead, and the caller decides.
 MAX_RETRY_DELAY = 2.0
+_JSON_BODY = {"Content-Type": "application/json"}
+
+
+@lru_cache(maxsize=64)
+def _parsed(url: str) -> URL:
+    """Addresses are few and asked again and again."""
+    return URL(url, encoded=True)
 
 
 class NotSent(BrokerUnavailable):
@@ -78,6 +86,8 @@ class Transport:
     ) -> None:
         self._headers = {**headers, "Accept": "application/json"}
         self._timeouts = timeouts
+        self._limits = aiohttp.ClientTimeout(total=timeouts.total, connect=timeouts.connect)
+        self._urgent_limits = aiohttp.ClientTimeout(total=timeouts.exit_total, connect=timeouts.connect)
         self._sleep = sleep
         self._jitter = jitter
         self._session: aiohttp.ClientSession | None = None
@@ -129,13 +139,13 @@ class Transport:
         """
         urgent = priority <= Priority.PROTECT
         await budget.acquire(priority, self._timeouts.exit_budget if urgent else self._timeouts.budget)
-        total = self._timeouts.exit_total if urgent else self._timeouts.total
+        limits = self._urgent_limits if urgent else self._limits
         try:
-            response = await self._exchange(method, url, params, body, total)
+            response = await self._exchange(method, url, params, body, limits)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise NotSent(f"{_name(method, url)}: no connection to {URL(url).host}: {_cause(error)}") from error
         except TimeoutError as error:
-            raise BrokerUnavailable(f"{_name(method, url)}: no answer within {total:g} s") from error
+            raise BrokerUnavailable(f"{_name(method, url)}: no answer within {limits.total:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise BrokerUnavailable(f"{_name(method, url)}: connection failed: {_cause(error)}") from error
         self._account_for(response, budget, method, url)
@@ -153,16 +163,16 @@ class Transport:
         url: str,
         params: Mapping[str, str] | None,
         body: Mapping[str, Any] | None,
-        total: float,
+        limits: aiohttp.ClientTimeout,
     ) -> Response:
         # A redirect is refused: it would carry the credential to another host and turn a POST into a GET.
         async with self._ensure_session().request(
             method,
-            URL(url, encoded=True),
+            _parsed(url),
             params=params or None,
             data=None if body is None else orjson.dumps(body),
-            headers=None if body is None else {"Content-Type": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=total, connect=self._timeouts.connect),
+            headers=None if body is None else _JSON_BODY,
+            timeout=limits,
             allow_redirects=False,
         ) as response:
             return Response(response.status, response.headers, await _bounded(response))

@@ -45,6 +45,7 @@ from exitguard.core.orders import (
     TimeInForce,
 )
 from exitguard.core.policy import CloseStyle
+from exitguard.core.position import Holding
 
 __all__ = [
     "ABSENCE_PROOFS",
@@ -76,6 +77,7 @@ __all__ = [
     "begin",
     "client_order_id",
     "close_request",
+    "plain_request",
 ]
 
 ZERO = Decimal(0)
@@ -261,23 +263,33 @@ def close_request(state: ClosingState, attempt: int, qty: Decimal, context: Cont
     )
 
 
+def plain_request(account: str, uid: str, holding: Holding, attempt: int) -> OrderRequest:
+    """The order of a close that finds a tight market in regular hours: everything that is held, at market."""
+    return OrderRequest(
+        client_order_id=client_order_id(account, uid, "c", attempt),
+        symbol=holding.instrument.symbol,
+        side=holding.side.closing,
+        qty=holding.qty,
+        type=OrderType.MARKET,
+        time_in_force=TimeInForce.DAY,
+        position_intent=holding.side.closing_intent,
+    )
+
+
 def _limit_price(state: ClosingState, context: Context) -> Decimal | None:
     """None for a market order; a wide spread is crossed by a limit at the far side, re-priced, before the market is."""
     policy, quote = context.policy, context.quote
     selling = state.side.closing is OrderSide.SELL
     if quote is None or quote.bid <= 0 or quote.ask <= 0:
         return None
+    if not context.extended_hours:
+        style = policy.option_close_style if state.instrument.is_option else policy.stock_close_style
+        if style is CloseStyle.MARKET or state.step >= policy.adaptive_steps:
+            return None
+        if quote.relative_spread * 100 <= policy.adaptive_tight_spread_percent:
+            return None
     far_side = round_to_tick(quote.bid if selling else quote.ask, up=not selling, is_option=state.instrument.is_option)
-    if far_side <= 0:
-        return None
-    if context.extended_hours:
-        return far_side
-    style = policy.option_close_style if state.instrument.is_option else policy.stock_close_style
-    if style is CloseStyle.MARKET or state.step >= policy.adaptive_steps:
-        return None
-    if quote.relative_spread * 100 <= policy.adaptive_tight_spread_percent:
-        return None
-    return far_side
+    return far_side if far_side > 0 else None
 
 
 def _sending(state: ClosingState, seen: Observation, context: Context) -> tuple[ClosingState, Effect]:

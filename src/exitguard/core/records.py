@@ -96,8 +96,12 @@ class EventType(StrEnum):
 
 
 class IntentStatus(StrEnum):
-    """Life of an order of ours. UNKNOWN is not failed: only the broker's evidence ends it."""
+    """Life of an order of ours. UNKNOWN is not failed: only the broker's evidence ends it.
 
+    ARMED is the close of a position that is open: committed in advance, so that a breach has nothing to wait for.
+    """
+
+    ARMED = "armed"
     INTENDED = "intended"
     UNKNOWN = "unknown"
     WORKING = "working"

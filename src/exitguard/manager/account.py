@@ -40,6 +40,7 @@ from exitguard.core.records import (
     PutPosition,
     SetAside,
 )
+from exitguard.manager.armer import Armer
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.fills import count_in
@@ -67,6 +68,7 @@ class AccountManager:
         self._lifecycle = Lifecycle(context)
         self._closer = Closer(context, self._lifecycle)
         self._restorer = Restorer(context, self._lifecycle)
+        self._armer = Armer(context)
         self.watcher = Watcher(context, self._closer, self._restorer)
         self.reconciler = Reconciler(context, self._lifecycle)
         self._poll_wanted = asyncio.Event()
@@ -86,13 +88,21 @@ class AccountManager:
         context.next_position_id = state.next_position_id
         context.alarms.restore(state.active_alarms)
         context.intents.update(
-            {i.client_order_id: i for i in state.live_intents if i.purpose is not IntentPurpose.ENTRY}
+            {
+                i.client_order_id: i
+                for i in state.live_intents
+                if i.purpose is not IntentPurpose.ENTRY and i.status.is_live
+            }
         )
         context.tallies.update({order: Tally(qty, value) for order, (qty, value) in state.booked.items()})
         for fill in (fill for fills in state.fills.values() for fill in fills):
             count_in(context.tally(fill.order_id), fill)
         for record in state.positions:
             self._restore_position(record, state.fills.get(record.id, ()))
+        for intent in state.live_intents:
+            tracked = context.positions.get(intent.position_id or 0)
+            if intent.status is IntentStatus.ARMED and tracked is not None:
+                tracked.armed = intent
         context.alarms.keep_only(context.positions.keys(), context.clock.now())
 
     async def recover(self, state: LedgerState) -> None:
@@ -102,15 +112,18 @@ class AccountManager:
         """
         closing = {p.id for p in state.positions if p.status is PositionStatus.CLOSING}
         begun = {}
-        for intent in state.live_intents:
+        for intent in sorted(state.live_intents, key=lambda i: i.status.is_live):
             if intent.purpose is IntentPurpose.CLOSE and intent.position_id in closing:
                 begun[intent.position_id] = intent  # the close itself resolves it
+            elif intent.status is IntentStatus.ARMED:
+                continue  # if its order did leave, the poll finds it
             elif intent.purpose is not IntentPurpose.ENTRY:
                 await self._recover_intent(intent)
         await self.poll(patient=False)
         for tracked in list(self.context.positions.values()):
             if tracked.record.status is PositionStatus.CLOSING:
-                self._closer.resume(tracked, begun.get(tracked.record.id))
+                known = self.context.intents.get(tracked.record.close_client_order_id or "")
+                self._closer.resume(tracked, begun.get(tracked.record.id, known))
 
     def _restore_position(self, record: PositionRecord, fills: tuple[Fill, ...]) -> None:
         context = self.context
@@ -319,6 +332,10 @@ class AccountManager:
         if execution.broker_order_id is not None:
             return await broker.order(execution.broker_order_id)
         return await broker.order_by_client_id(execution.client_order_id)
+
+    async def follow_changes(self) -> None:
+        """Arm the close of every position anew whenever what it holds has changed."""
+        await self._armer.follow()
 
     # Sweeping ---------------------------------------------------------------------------------------------------
 

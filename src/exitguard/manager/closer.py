@@ -6,8 +6,9 @@ order id.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any, assert_never
@@ -37,15 +38,18 @@ from exitguard.core.records import (
     PositionStatus,
     PutPosition,
 )
+from exitguard.manager.armer import disarm
 from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
-from exitguard.store.port import LeaseLost, StoreError
+from exitguard.store.port import LeaseLost, StoreError, StoreUnavailable
 
 # A broker answer about the quantity is good for the unquestioned first attempt for this long (venue or real seconds).
 CLEAR_FOR = timedelta(seconds=15)
 CLEAR_FOR_STEPPED = timedelta(seconds=90)
+# An order that is armed has this many seconds to get on its way before its record is written.
+HEAD_START = 0.001
 _NO_STREAK = WideStreak()
 
 
@@ -55,12 +59,14 @@ class Closer:
     def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
         self._context = context
         self._lifecycle = lifecycle
+        # What triggered a close, by position, until it is recorded: an order that is armed leaves before that.
+        self._untold: dict[int, Callable[[], None]] = {}
 
     def start(self, tracked: Tracked, decision: Decision) -> None:
         """Begin a close or a reduction that `evaluate` decided; nothing happens when one is under way (I2)."""
         if tracked.is_closing or decision.rule is None:
             return
-        context, now = self._context, self._context.clock.now()
+        now = self._context.clock.now()
         keep = Decimal(0)
         if decision.reduce_qty is not None:
             keep = tracked.holding.qty - decision.reduce_qty
@@ -73,28 +79,36 @@ class Closer:
             close_started_at=now,
             close_deadline=deadline,
         )
+        self._untold[tracked.record.id] = partial(self._tell, tracked, decision, tracked.holding.qty - keep, now)
+        self._spawn(tracked, self._state(tracked, decision.rule, keep))
+
+    def _tell_now(self, tracked: Tracked) -> None:
+        """Record and say what triggered the close, unless that was done."""
+        tell = self._untold.pop(tracked.record.id, None)
+        if tell is not None:
+            tell()
+
+    def _tell(self, tracked: Tracked, decision: Decision, qty: Decimal, at: datetime) -> None:
+        if decision.rule is None:
+            raise AssertionError("a close without a rule")
+        context = self._context
         context.ledger.post(
             PutPosition(tracked.record),
-            AppendEvent(EventType.EXIT_TRIGGERED, now, decision.explain(), tracked.record.id),
+            AppendEvent(EventType.EXIT_TRIGGERED, at, decision.explain(), tracked.record.id),
         )
-        state = self._state(tracked, decision.rule, keep)
-        self._spawn(tracked, state)
-        announce = partial(
-            context.log.warning,
+        context.log.warning(
             f"EXIT TRIGGERED: {decision.rule.value}",
             position=tracked.record.id,
             symbol=tracked.record.symbol,
             price=str(decision.price),
-            quantity=str(tracked.holding.qty - keep),
+            quantity=str(qty),
         )
-        # Behind the first step of the close: the line is written while the database writes the intent.
-        asyncio.get_running_loop().call_soon(announce)
 
     def take_over(self, tracked: Tracked, decision: Decision) -> None:
         """Turn a reduction that is under way into a close: it must not keep a breach waiting."""
         if not tracked.is_reducing or decision.rule is None:
             return
-        context, now = self._context, self._context.clock.now()
+        now = self._context.clock.now()
         tracked.trigger_price, tracked.trigger_at = decision.price, now
         tracked.record = replace(
             tracked.record,
@@ -103,17 +117,7 @@ class Closer:
             close_started_at=now,
             close_deadline=now + timedelta(seconds=tracked.policy.close_deadline_seconds),
         )
-        context.ledger.post(
-            PutPosition(tracked.record),
-            AppendEvent(EventType.EXIT_TRIGGERED, now, decision.explain(), tracked.record.id),
-        )
-        context.log.warning(
-            f"EXIT TRIGGERED: {decision.rule.value}",
-            position=tracked.record.id,
-            symbol=tracked.record.symbol,
-            price=str(decision.price),
-            quantity=str(tracked.holding.qty),
-        )
+        self._tell(tracked, decision, tracked.holding.qty, now)
         tracked.news.set()
 
     def resume(self, tracked: Tracked, live: IntentRecord | None) -> None:
@@ -203,6 +207,8 @@ class Closer:
             await asyncio.wait([tracked.restorer])  # its order must not appear behind our back
         while True:
             state, effect = closing.begin(state, self._view(tracked, first=True))
+            if not isinstance(effect, closing.Submit):
+                self._tell_now(tracked)
             while not isinstance(effect, closing.Finish):
                 seen = await self._perform(tracked, state, effect)
                 state = self._taken_over(tracked, state)
@@ -244,7 +250,7 @@ class Closer:
             ),
         )
         context.log.info("Position reduced", position=tracked.record.id, left=str(tracked.holding.qty))
-        context.marks.attach(tracked)
+        context.changed(tracked)
 
     def _view(self, tracked: Tracked, *, first: bool) -> Context:
         context, now = self._context, self._context.clock.now()
@@ -378,6 +384,12 @@ class Closer:
 
     async def _submit(self, tracked: Tracked, request: OrderRequest, attempt: int) -> Observation:
         context, now = self._context, self._context.clock.now()
+        if request == tracked.armed_request and tracked.armed is not None and context.ledger.store.surely_leased():
+            intent = replace(tracked.armed, status=IntentStatus.INTENDED, created_at=now)
+            tracked.armed, tracked.armed_request = None, None
+            context.ledger.post(context.put_intent(intent))
+            return self._answer(tracked, intent, await self._fire(tracked, request, attempt))
+        self._tell_now(tracked)
         purpose = IntentPurpose.CLOSE if tracked.record.status is PositionStatus.CLOSING else IntentPurpose.REDUCE
         intent = IntentRecord(
             account_name=context.name,
@@ -393,11 +405,34 @@ class Closer:
             request=request_data(request),
         )
         tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=request.client_order_id)
-        await context.ledger.commit(PutPosition(tracked.record), context.put_intent(intent))
+        await context.ledger.commit(
+            *disarm(tracked, but=request.client_order_id), PutPosition(tracked.record), context.put_intent(intent)
+        )
         if tracked.holding.qty < request.qty:
             return closing.Failed(context.withdraw(intent))  # the quantity is asked for anew (I1)
         result = await context.broker.submit(request, Priority.EXIT)
         return self._answer(tracked, intent, result)
+
+    async def _fire(self, tracked: Tracked, request: OrderRequest, attempt: int) -> SubmitResult:
+        """Send an order that is armed; what the breach changed is written while it travels."""
+        name = f"record {request.client_order_id}"
+        recording = self._context.spawn(self._record(tracked, request.client_order_id, attempt), name)
+        try:
+            return await self._context.broker.submit(request, Priority.EXIT)
+        finally:
+            await asyncio.wait({recording})
+
+    async def _record(self, tracked: Tracked, client_order_id: str, attempt: int) -> None:
+        """Write what a breach changed. Until the database is back, the ledger keeps it."""
+        await asyncio.sleep(HEAD_START)
+        context = self._context
+        tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=client_order_id)
+        self._tell_now(tracked)
+        context.ledger.post(PutPosition(tracked.record))
+        try:
+            await context.ledger.commit()
+        except StoreUnavailable as error:
+            context.log.error("a close was sent and is not recorded yet: the database is away", reason=str(error))
 
     def _answer(self, tracked: Tracked, intent: IntentRecord, result: SubmitResult) -> Observation:
         context, now = self._context, self._context.clock.now()

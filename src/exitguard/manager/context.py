@@ -66,6 +66,9 @@ class AccountContext:
     orders_seen_at: datetime | None = None
     # When a fill of a contract was booked last; entries older than SETTLING are swept out.
     filled_at: dict[str, datetime] = field(default_factory=dict)
+    # Positions whose armed intent is not what they hold, by id.
+    unarmed: dict[int, Tracked] = field(default_factory=dict)
+    unarmed_news: asyncio.Event = field(default_factory=asyncio.Event)
     stream_ready: asyncio.Event = field(default_factory=asyncio.Event)
     # The trade stream has said for the first time how it is, good or bad.
     stream_told: asyncio.Event = field(default_factory=asyncio.Event)
@@ -116,7 +119,13 @@ class AccountContext:
     def add(self, tracked: Tracked) -> None:
         """Take a position under management."""
         self.positions[tracked.record.id] = tracked
+        self.changed(tracked)
+
+    def changed(self, tracked: Tracked) -> None:
+        """What is held is another quantity now, or may be closed again: band and armed intent are made anew."""
         self.marks.attach(tracked)
+        self.unarmed[tracked.record.id] = tracked
+        self.unarmed_news.set()
 
     def remove(self, tracked: Tracked) -> None:
         """Let a closed position go."""

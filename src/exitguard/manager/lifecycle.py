@@ -29,6 +29,7 @@ from exitguard.core.records import (
     PutHistory,
     PutPosition,
 )
+from exitguard.manager.armer import disarm, recognise
 from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.fills import derived_id, new_fill
 from exitguard.manager.tracked import Tracked
@@ -202,8 +203,10 @@ class Lifecycle:
         context.know_order(order)
         touched: list[Tracked] = []
         for member in order.family():
-            context.carry_into_intent(member)
             tracked = context.on_symbol(member.symbol)
+            if tracked is not None:
+                recognise(context, tracked, member, now)
+            context.carry_into_intent(member)
             if tracked is None:
                 continue
             if tracked not in touched:
@@ -254,7 +257,7 @@ class Lifecycle:
             fill = replace(fill, qty=tracked.holding.qty, execution_id=derived_id(order.id, tally.qty))
         tracked.holding = apply_fill(tracked.holding, fill)
         tracked.refresh_from_holding()
-        context.marks.attach(tracked)  # the band is computed anew
+        context.changed(tracked)
         context.note_fill(record.symbol, now)
         partial = not tracked.holding.is_flat
         context.ledger.post(
@@ -285,7 +288,7 @@ class Lifecycle:
         tracked.holding = apply_fill(tracked.holding, fill)
         tracked.refresh_from_holding()
         self.refresh_bracket(tracked, now)
-        self._context.marks.attach(tracked)
+        self._context.changed(tracked)
         self._context.ledger.post(
             PutFill(tracked.record.id, fill, "reconciled"),
             PutPosition(tracked.record),
@@ -461,6 +464,7 @@ class Lifecycle:
         record, holding = tracked.record, tracked.holding
         operations: list[Operation] = [
             PutPosition(record),
+            *disarm(tracked),
             PutHistory(self._history(tracked, closed_at, reason)),
             AppendEvent(
                 EventType.CLOSED,

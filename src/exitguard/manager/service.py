@@ -210,6 +210,7 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
             loops += [
                 tasks.create_task(manager.follow_broker(), name="broker polls"),
                 tasks.create_task(manager.follow_sweeps(), name="sweeps"),
+                tasks.create_task(manager.follow_changes(), name="armed closes"),
                 tasks.create_task(manager.follow_commands(), name="requests"),
                 tasks.create_task(_follow_skew(context), name="clock skew"),
                 tasks.create_task(_follow_calendar(context), name="calendar"),

@@ -6,9 +6,10 @@ from datetime import datetime
 from decimal import Decimal
 
 from exitguard.core.evaluate import Bracket, Watched
+from exitguard.core.orders import OrderRequest
 from exitguard.core.policy import Policy
 from exitguard.core.position import Holding
-from exitguard.core.records import CloseReason, PositionRecord, PositionStatus, Protection
+from exitguard.core.records import CloseReason, IntentRecord, PositionRecord, PositionStatus, Protection
 
 
 @dataclass(slots=True, eq=False)
@@ -17,6 +18,8 @@ class Tracked:
 
     `news` is set whenever something about the contract arrives (fill, order update); closers wait on it.
     `hurry` is set when a close waits for a restoration.
+    `armed` is the intent of the next close as it is, or will be, in the ledger; `armed_request` is its order, once the
+    ledger has it.
     `trigger_price` and `trigger_at` are the mark and the moment of the breach, for measuring slippage.
     """
 
@@ -42,6 +45,8 @@ class Tracked:
     last_event_percent: Decimal | None = None
     closer: asyncio.Task[None] | None = None
     restorer: asyncio.Task[None] | None = None
+    armed: IntentRecord | None = None
+    armed_request: OrderRequest | None = None
     news: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -29,6 +29,7 @@ from exitguard.core.records import (
     HistoryRecord,
     IntentPurpose,
     IntentRecord,
+    IntentStatus,
     LedgerState,
     Mark,
     Operation,
@@ -174,6 +175,7 @@ class MemoryStore:
         self._ledger = ledger
         self._name = account_name
         self._epoch = 0
+        self._acquired: set[int] = set()
         self.closed = False
         # Scripted trouble: the next commits fail before, or after, they have been applied.
         self.failures_before: deque[StoreError] = deque()
@@ -202,6 +204,7 @@ class MemoryStore:
         lease = Lease(self._name, holder, self.rows.epoch, self._ledger.now() + ttl)
         self.rows.leases[component] = lease
         self._epoch = lease.epoch
+        self._acquired.add(lease.epoch)
         return lease
 
     async def renew_lease(self, lease: Lease, ttl: timedelta) -> Lease:
@@ -212,9 +215,15 @@ class MemoryStore:
         self.rows.leases[component] = renewed
         return renewed
 
+    def surely_leased(self) -> bool:
+        """Whether the lease is still this store's, which a store in the ledger's own memory can see."""
+        held = {lease.epoch for lease in self.rows.leases.values() if lease.expires_at > self._ledger.now()}
+        return bool(self._acquired) and self._acquired <= held
+
     async def release_lease(self, lease: Lease) -> None:
         """Give the lease back."""
         await asyncio.sleep(0)
+        self._acquired.discard(lease.epoch)
         for component, held in list(self.rows.leases.items()):
             if held.epoch == lease.epoch:
                 del self.rows.leases[component]
@@ -233,7 +242,7 @@ class MemoryStore:
         rows = self.rows
         positions = tuple(p for p in rows.positions.values() if p.status is not PositionStatus.CLOSED)
         fills = {p.id: tuple(f for i, f, _ in rows.fills.values() if i == p.id) for p in positions}
-        intents = tuple(i for i in rows.intents.values() if i.status.is_live)
+        intents = tuple(i for i in rows.intents.values() if i.status.is_live or i.status is IntentStatus.ARMED)
         booked: dict[str, tuple[Decimal, Decimal]] = {}
         for _, fill, _ in rows.fills.values():
             qty, value = booked.get(fill.order_id, (Decimal(0), Decimal(0)))
@@ -475,6 +484,11 @@ class MemoryStore:
         def closes(intent: IntentRecord) -> bool:
             return intent.purpose in (IntentPurpose.CLOSE, IntentPurpose.REDUCE) and intent.status.is_live
 
+        if row.status is IntentStatus.ARMED:
+            for other in rows.intents.values():
+                same = other.position_id == row.position_id and other.client_order_id != row.client_order_id
+                if same and other.status is IntentStatus.ARMED:
+                    raise StoreRejected(f"position {row.position_id} is armed already: {other.client_order_id}")
         for other in rows.intents.values() if closes(row) and row.position_id is not None else ():
             same = other.position_id == row.position_id and other.client_order_id != row.client_order_id
             if same and closes(other):

@@ -128,6 +128,11 @@ class Link:
         """Whether `close` was called."""
         return self._closed
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection stands, as far as this side knows."""
+        return self._connection is not None and not self._connection.is_closed()
+
     @contextlib.asynccontextmanager
     async def use(self) -> AsyncIterator[Any]:
         """Borrow the connection. Raises StoreUnavailable and what `translating` raises."""

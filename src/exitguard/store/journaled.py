@@ -285,6 +285,10 @@ class JournaledStore:
         self._sure_until = asked + ttl.total_seconds()
         return renewed
 
+    def surely_leased(self) -> bool:
+        """Whether nobody else can hold the lease now; False also while the journal waits for the database."""
+        return not self._waiting and self._lost is None and self._inner.surely_leased()
+
     async def release_lease(self, lease: Lease) -> None:
         """Give the lease back; what is in the journal is written first if the database takes it."""
         with contextlib.suppress(StoreUnavailable):

@@ -72,6 +72,13 @@ class AccountStore(Protocol):
         """Extend the lease. Raises LeaseLost."""
         ...
 
+    def surely_leased(self) -> bool:
+        """Whether nobody else can hold the lease now, as far as can be known without asking; False when in doubt.
+
+        The session that holds its lock stands, and the lease was confirmed a shorter time ago than it lives.
+        """
+        ...
+
     async def release_lease(self, lease: Lease) -> None:
         """Give the lease back at an orderly stop."""
         ...
@@ -81,7 +88,7 @@ class AccountStore(Protocol):
         ...
 
     async def load(self) -> LedgerState:
-        """Read everything unfinished: positions open or closing with their fills, live intents, alarms."""
+        """Read everything unfinished: positions open or closing with fills, live and armed intents, alarms."""
         ...
 
     async def commit(self, batch: Batch) -> None:

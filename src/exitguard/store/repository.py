@@ -23,6 +23,7 @@ from exitguard.core.records import (
     RecommendationRecord,
 )
 from exitguard.store.connection import Link, translating
+from exitguard.store.elapsed import elapsed
 from exitguard.store.encoding import decode_record, encode_json, encode_operations, encode_record
 from exitguard.store.port import Lease, LeaseLost, SchemaMismatch, StoreRejected, StoreUnavailable
 from exitguard.store.queries import query
@@ -35,6 +36,10 @@ _RECONNECT_FIRST = 0.1
 _RECONNECT_LAST = 5.0
 _ROLE = "exitguard_app"
 _CHANNELS = ("commands", "recommendations")
+# A lease is beyond doubt for this share of its life after it was confirmed: the rest is for clocks that do not agree.
+_SURE_SHARE = 0.75
+# The generation of a connection, and the moment until which its lease is beyond doubt.
+_NEVER = (0, 0.0)
 
 
 async def prepare_session(connection: Any) -> None:
@@ -60,6 +65,7 @@ class PgAccountStore:
         self._component = component
         self._leases: dict[int, tuple[str, int]] = {}
         self._epoch: int | None = None
+        self._sure = _NEVER
         settings = {
             "role": _ROLE,
             "app.account": account_name,
@@ -120,10 +126,12 @@ class PgAccountStore:
 
     async def acquire_lease(self, holder: str, ttl: timedelta, component: str = "manager") -> Lease:
         """Become the one live process of this component for the account. Raises LeaseHeld."""
+        asked = elapsed()
         async with self._watch.use() as connection:
             row = await connection.fetchrow(query("acquire_lease"), self._account, component, holder, ttl)
         self._leases[row["epoch"]] = (component, self._watch.generation)
         self._epoch = row["epoch"]
+        self._confirm(asked, ttl)
         return Lease(self._account, holder, row["epoch"], row["expires_at"])
 
     async def lease_holder(self, component: str = "manager") -> Lease | None:
@@ -136,17 +144,33 @@ class PgAccountStore:
     async def renew_lease(self, lease: Lease, ttl: timedelta) -> Lease:
         """Extend the lease. Raises LeaseLost."""
         component, generation = self._lease_of(lease)
+        asked = elapsed()
         async with self._watch.use() as connection:
             relock = generation != self._watch.generation
             row = await connection.fetchrow(query("renew_lease"), self._account, component, lease.epoch, ttl, relock)
         if row["locked"]:
             self._leases[lease.epoch] = (component, self._watch.generation)
+            self._confirm(asked, ttl)
         return Lease(self._account, lease.holder, lease.epoch, row["expires_at"])
+
+    def _confirm(self, asked: float, ttl: timedelta) -> None:
+        """Remember that the lease was ours at `asked`, and until when that is beyond doubt."""
+        self._sure = (self._watch.generation, asked + ttl.total_seconds() * _SURE_SHARE)
+
+    def surely_leased(self) -> bool:
+        """Whether nobody else can hold the lease now, as far as can be known without asking; False when in doubt.
+
+        The server frees the lock of a lease when its session ends, which this side sees too, and gives the lease away
+        when its time is up.
+        """
+        generation, until = self._sure
+        return self._watch.is_open and self._watch.generation == generation and elapsed() < until
 
     async def release_lease(self, lease: Lease) -> None:
         """Give the lease back at an orderly stop."""
         component, _ = self._lease_of(lease)
         async with self._watch.use() as connection:
+            self._sure = _NEVER
             await connection.fetchval(query("release_lease"), self._account, component, lease.epoch)
         del self._leases[lease.epoch]
 
@@ -164,7 +188,7 @@ class PgAccountStore:
     # Reading ---------------------------------------------------------------------------------------------------------
 
     async def load(self) -> LedgerState:
-        """Read everything unfinished in one snapshot: positions with their fills, live intents, alarms."""
+        """Read everything unfinished in one snapshot: positions with their fills, live and armed intents, alarms."""
         async with self._work.use() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             positions = await connection.fetch(query("live_positions"), self._account)
             fills = await connection.fetch(query("live_fills"), self._account)

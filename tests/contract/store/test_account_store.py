@@ -219,11 +219,35 @@ async def test_live_intents_are_those_that_the_broker_may_still_act_on(world: Wo
     orders = [
         intent("large", None, client_order_id=f"order-{status.value}", status=status, symbol="AAPL")
         for status in IntentStatus
+        if status is not IntentStatus.ARMED
     ]
     await store.commit(batch("large", lease.epoch, *(PutIntent(order) for order in orders)))
     assert {found.status for found in (await store.load()).live_intents} == {
         status for status in IntentStatus if status.is_live
     }
+
+
+async def test_i2_one_close_is_armed_for_each_position_and_found_again(world: World) -> None:
+    store, lease = await leased(world, "large")
+    await store.commit(batch("large", lease.epoch, PutPosition(position("large"))))
+    armed = intent("large", 1, client_order_id="close-1", status=IntentStatus.ARMED)
+    await store.commit(batch("large", lease.epoch, PutIntent(armed)))
+    assert (await store.load()).live_intents == (armed,)
+    other = replace(armed, client_order_id="close-2", attempt=2)
+    with pytest.raises(StoreRejected):
+        await store.commit(batch("large", lease.epoch, PutIntent(other)))
+    given_up = replace(armed, status=IntentStatus.CANCELED)
+    await store.commit(batch("large", lease.epoch, PutIntent(given_up), PutIntent(other)))
+    assert (await store.load()).live_intents == (other,)
+
+
+async def test_i12_a_lease_is_beyond_doubt_only_while_it_is_held(world: World) -> None:
+    store, lease = await leased(world, "large")
+    assert store.surely_leased()
+    await store.renew_lease(lease, timedelta(seconds=60))
+    assert store.surely_leased()
+    await store.release_lease(lease)
+    assert not store.surely_leased()
 
 
 async def test_f32_unlinked_executions_are_found_whatever_their_age(world: World) -> None:

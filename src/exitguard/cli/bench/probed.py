@@ -17,18 +17,13 @@ import orjson
 from exitguard.broker.transport import Transport
 from exitguard.cli.main import main
 from exitguard.manager.closer import Closer
-from exitguard.manager.ledger import Ledger
 from exitguard.manager.watcher import Watcher
-from exitguard.store.repository import PgAccountStore
 
 # In the order in which a breach passes them: the name of the stage that ends at the moment.
 STAGES = (
     ("socket, decode", "frame read"),
     ("evaluate", "close started"),
-    ("first step", "commit asked"),
-    ("encode", "commit sent"),
-    ("database", "commit done"),
-    ("request", "request begun"),
+    ("first step", "request begun"),
 )
 LAST_STAGE = "POST to venue"
 
@@ -50,25 +45,10 @@ def _before(owner: Any, name: str, moment: str) -> None:
     setattr(owner, name, noted)
 
 
-def _after(owner: Any, name: str, moment: str) -> None:
-    original: Callable[..., Any] = getattr(owner, name)
-
-    @functools.wraps(original)
-    async def noted(*arguments: Any, **options: Any) -> Any:
-        result = await original(*arguments, **options)
-        _note(moment)
-        return result
-
-    setattr(owner, name, noted)
-
-
 def install() -> None:
     """Put the probes where the stages meet."""
     _before(Watcher, "on_ticks", "frame read")
     _before(Closer, "start", "close started")
-    _before(Ledger, "commit", "commit asked")
-    _before(PgAccountStore, "commit_encoded", "commit sent")
-    _after(PgAccountStore, "commit_encoded", "commit done")
     _before(Transport, "send", "request begun")
 
 
