@@ -1,14 +1,15 @@
-"""Positions as folds of fills (I5). Quantity comes from fills and the broker, never from hope."""
+"""Positions as folds of fills, and of the splits between them (I5). Quantity comes from fills, never from hope."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
 from exitguard.core.errors import ExitguardError
-from exitguard.core.instrument import Instrument
+from exitguard.core.instrument import Instrument, parse_instrument
 from exitguard.core.orders import Fill, OrderSide, PositionIntent
+from exitguard.core.restatement import Restatement, terms_of
 
 ZERO = Decimal(0)
 
@@ -49,7 +50,8 @@ class Holding:
     """What the fills of one episode add up to: from flat to open to flat again.
 
     Quantities in shares or contracts, prices in dollars a share, money in dollars.
-    `entry_value` and `exit_value` are sums of qty x price, so that averages never lose a cent to rounding.
+    `entry_value` and `exit_value` are sums of qty x price, so that averages never lose a cent to rounding; a split does
+    not change them. `fills` are in the terms in which they came, quantities in those of the last of `restatements`.
     """
 
     instrument: Instrument
@@ -61,6 +63,8 @@ class Holding:
     opened_at: datetime | None = None
     last_fill_at: datetime | None = None
     seen: frozenset[str] = frozenset()
+    fills: tuple[Fill, ...] = field(default=(), compare=False, repr=False)
+    restatements: tuple[Restatement, ...] = ()
 
     @property
     def qty(self) -> Decimal:
@@ -99,45 +103,53 @@ def apply_fill(holding: Holding, fill: Fill) -> Holding:
     """
     if fill.execution_id in holding.seen:
         return holding
-    if fill.symbol != holding.instrument.symbol:
+    symbol, qty = terms_of(fill, holding.restatements)
+    if symbol != holding.instrument.symbol:
         raise ValueError(f"fill of {fill.symbol} offered to a holding of {holding.instrument.symbol}")
-    if not (fill.qty.is_finite() and fill.price.is_finite() and fill.qty > 0 and fill.price >= 0):
+    if not (fill.qty.is_finite() and fill.price.is_finite() and qty > 0 and fill.price >= 0):
         raise ValueError(f"fill {fill.execution_id} must have qty > 0 and price >= 0, was {fill.qty} at {fill.price}")
-    seen = holding.seen | {fill.execution_id}
     last_fill_at = fill.at if holding.last_fill_at is None else max(holding.last_fill_at, fill.at)
+    holding = replace(
+        holding,
+        last_fill_at=last_fill_at,
+        seen=holding.seen | {fill.execution_id},
+        fills=(*holding.fills, fill),
+    )
     if fill.side is holding.side.opening:
         opened_at = fill.at if holding.opened_at is None else min(holding.opened_at, fill.at)
         return replace(
             holding,
-            opened_qty=holding.opened_qty + fill.qty,
+            opened_qty=holding.opened_qty + qty,
             entry_value=holding.entry_value + fill.qty * fill.price,
             opened_at=opened_at,
-            last_fill_at=last_fill_at,
-            seen=seen,
         )
-    if fill.qty > holding.qty:
-        raise CrossesZero(
-            f"fill {fill.execution_id} closes {fill.qty} {fill.symbol} but {holding.qty} are held: reconcile"
-        )
+    if qty > holding.qty:
+        raise CrossesZero(f"fill {fill.execution_id} closes {qty} {symbol} but {holding.qty} are held: reconcile")
     return replace(
         holding,
-        closed_qty=holding.closed_qty + fill.qty,
+        closed_qty=holding.closed_qty + qty,
         exit_value=holding.exit_value + fill.qty * fill.price,
-        last_fill_at=last_fill_at,
-        seen=seen,
     )
 
 
-def fold(instrument: Instrument, side: PositionSide, fills: Iterable[Fill]) -> Holding:
+def fold(
+    instrument: Instrument, side: PositionSide, fills: Iterable[Fill], restatements: tuple[Restatement, ...] = ()
+) -> Holding:
     """Fold fills, whatever their order: what opened first, then what closed; see `apply_fill` for errors.
 
     Not in order of time: a fill found late may carry a later moment than the one that closed it, and the sums are
     the same.
     """
-    holding = Holding(instrument, side)
+    holding = Holding(instrument, side, restatements=restatements)
     for fill in sorted(fills, key=lambda f: (f.side is not side.opening, f.at, f.execution_id)):
         holding = apply_fill(holding, fill)
     return holding
+
+
+def restate(holding: Holding, restatement: Restatement) -> Holding:
+    """The same position in the terms that a corporate action gave it: what was paid and received stays as it is."""
+    instrument = parse_instrument(restatement.after)
+    return fold(instrument, holding.side, holding.fills, (*holding.restatements, restatement))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from uuid import UUID
 from exitguard.core.instrument import InstrumentType
 from exitguard.core.orders import Fill, OrderSide
 from exitguard.core.position import PositionSide
+from exitguard.core.restatement import Restatement
 
 
 class PositionStatus(StrEnum):
@@ -91,6 +92,10 @@ class EventType(StrEnum):
     COMMAND = "command"
     ENTRY_SUBMITTED = "entry_submitted"
     ENTRY_REFUSED = "entry_refused"
+    # What corporate actions did to a position (see `core.restatement`).
+    SPLIT = "split"
+    SYMBOL_CHANGED = "symbol_changed"
+    CONTRACT_ADJUSTED = "contract_adjusted"
     # Written by the store alone, for changes of rows that no event of their batch tells of.
     RECORDED = "recorded"
 
@@ -198,7 +203,8 @@ class PositionRecord:
     """One row of `active_positions`. Keyed by (account_name, id); `uid` goes into client order ids.
 
     `max_hold_deadline` is a moment, not minutes (F53). `best_price` and `worst_price` are the most and the least
-    favourable marks so far, persisted so that a restart does not forget a trail (F55).
+    favourable marks so far, persisted so that a restart does not forget a trail (F55). `restatements` are the splits
+    and new symbols since the entry: quantities and prices of the row are in the terms of the last one.
     """
 
     account_name: str
@@ -247,6 +253,7 @@ class PositionRecord:
     closed_at: datetime | None = None
     features: dict[str, Any] = field(default_factory=dict)
     created_at: datetime | None = None
+    restatements: tuple[Restatement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

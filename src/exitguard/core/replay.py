@@ -404,7 +404,7 @@ def _position_contradictions(
     key: str, position: PositionRecord, fills: list[Fill], history: HistoryRecord | None
 ) -> Iterator[Difference]:
     try:
-        holding = fold(parse_instrument(position.symbol), position.side, fills)
+        holding = fold(parse_instrument(position.symbol), position.side, fills, position.restatements)
     except (CrossesZero, InvalidInput, ValueError) as error:
         yield _contradiction("position_fills", f"of position {key}", "qty", "fills that fold", str(error))
         return

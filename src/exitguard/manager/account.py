@@ -128,7 +128,7 @@ class AccountManager:
     def _restore_position(self, record: PositionRecord, fills: tuple[Fill, ...]) -> None:
         context = self.context
         instrument = parse_instrument(record.symbol)
-        holding = fold(instrument, record.side, fills)
+        holding = fold(instrument, record.side, fills, record.restatements)
         policy = context.options.select_policy(record.strategy_type, instrument)
         tracked = Tracked(record, holding, policy, context.expiry_moment(instrument))
         tracked.refresh_from_holding()

@@ -108,4 +108,5 @@ class Tracked:
             entry_price=holding.entry_price,
             exit_price=holding.exit_price,
             realised_pnl=holding.realised_pnl,
+            restatements=holding.restatements,
         )

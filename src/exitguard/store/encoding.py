@@ -51,6 +51,8 @@ OPERATIONS: dict[str, type[Any]] = {
 _NAMES = {kind: name for name, kind in OPERATIONS.items()}
 # Fields whose content comes from outside or is evidence: encoded totally, bounded.
 _EVIDENCE = frozenset({"data", "features", "details", "payload", "request", "answer"})
+# Fields that events and journals of older builds do not have; the field's default stands.
+_ADDED_LATER = frozenset({"restatements"})
 
 
 # Encoding -------------------------------------------------------------------------------------------------------------
@@ -215,6 +217,8 @@ def decode_record(kind: type[_T], row: Mapping[str, Any]) -> _T:
     hashable: Any = kind
     for name, convert in _converters(hashable).items():
         if name not in row:
+            if name in _ADDED_LATER:
+                continue
             raise InvalidRecord(f"{kind.__name__}.{name} is missing")
         try:
             values[name] = convert(row[name], name)
@@ -247,6 +251,9 @@ def _converter(hint: Any) -> _Converter:
         return lambda value, name: None if value is None else convert(value, name)
     if get_origin(hint) is dict:
         return _dictionary
+    if get_origin(hint) is tuple:
+        member = _converter(get_args(hint)[0])
+        return lambda value, name: tuple(member(each, name) for each in _list(value, name))
     if is_dataclass(hint) and isinstance(hint, type):
         return lambda value, _: decode_record(hint, value)
     if isinstance(hint, type) and issubclass(hint, Enum):
@@ -268,6 +275,14 @@ def _dictionary(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidRecord(f"{name} must be an object, was {type(value).__name__}")
     return value
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if isinstance(value, str):  # a jsonb column without a codec
+        value = orjson.loads(value)
+    if not isinstance(value, (list, tuple)):
+        raise InvalidRecord(f"{name} must be a list, was {type(value).__name__}")
+    return list(value)
 
 
 def _number(value: Any, name: str) -> Decimal:

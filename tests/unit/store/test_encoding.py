@@ -59,6 +59,8 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
         return record_of(hint)
     if getattr(hint, "__origin__", None) is dict:
         return st.dictionaries(st.text(string.ascii_letters, max_size=8), json_values, max_size=3)
+    if getattr(hint, "__origin__", None) is tuple:
+        return st.lists(of_type(hint.__args__[0]), max_size=3).map(tuple)
     inner = [each for each in hint.__args__ if each is not type(None)]
     assert len(inner) == 1, hint
     return st.none() | of_type(inner[0])
