@@ -73,6 +73,7 @@ def _body(outcome: "Outcome") -> dict[str, object]:
     return {
         "point": outcome.point,
         "kept": outcome.kept,
+        "left_of_a_close": outcome.left,
         "closing_orders_sent": outcome.sent,
         "closing_orders_filled": outcome.filled,
         "history_rows": outcome.recorded,

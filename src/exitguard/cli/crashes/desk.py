@@ -79,6 +79,8 @@ class Desk:
         self.process: asyncio.subprocess.Process | None = None
         self._others: list[asyncio.subprocess.Process] = []
         self.died_at: float | None = None
+        # What the kill left of a close, in words.
+        self.left: str | None = None
         self._folder = folder
         self._log = folder / "log"
         account = server.accounts[ACCOUNT]
@@ -244,6 +246,10 @@ class Desk:
         """Orders of a side that filled, at least in part."""
         return [order for order in self.orders(side) if Decimal(order["filled_qty"]) > 0]
 
+    def closes(self) -> list[dict[str, Any]]:
+        """Closing orders that reached the exchange; brackets are none."""
+        return [order for order in self.orders("sell") if order["order_class"] in ("", "simple")]
+
     def resting(self) -> list[dict[str, Any]]:
         """Orders that may still fill."""
         return list(self.server.exchange.list_orders(self.server.accounts[ACCOUNT], {"status": "open"}))
@@ -298,6 +304,14 @@ class Desk:
         """Whether the ledger has the position."""
         found = await self.rows("SELECT quantity FROM active_positions WHERE status IN ('open', 'closing')")
         return [row["quantity"] for row in found] == [QUANTITY]
+
+    async def armed(self) -> None:
+        """Wait until the close of the position is committed in advance."""
+
+        async def committed() -> bool:
+            return len(await self.rows("SELECT FROM order_intents WHERE status = 'armed'")) == 1
+
+        await self.until(committed, "the close is armed")
 
     async def recorded(self) -> bool:
         """Whether the close is in the history, nothing is left open, and no order is without an end."""

@@ -12,15 +12,17 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """One row a point: what reached the exchange, what was written, and how long it took."""
     kept = sum(outcome.kept for outcome in outcomes)
     rows = [
-        f"| {each.point} | {each.sent} | {each.filled} | {each.recorded} | {_seconds(each)} | {_verdict(each)} |"
+        f"| {each.point} | {each.left or '-'} | {each.sent} | {each.filled} | {each.recorded} | {_seconds(each)}"
+        f" | {_verdict(each)} |"
         for each in outcomes
     ]
     return "\n".join(
         [
             f"{kept} of {len(outcomes)} stories kept every guarantee, with exitguard {build_info().label}.",
             "",
-            "| killed or restarted | closing orders sent | of these filled | history rows | finished after | |",
-            "|---|---|---|---|---|---|",
+            "| killed or restarted | what that left of a close | closing orders sent | of these filled | history rows"
+            " | finished after | |",
+            "|---|---|---|---|---|---|---|",
             *rows,
         ]
     )

@@ -27,10 +27,12 @@ _DATABASE_TRIES = 20
 class Outcome:
     """One row of the table. `seconds` from the kill until everything is recorded, the start of the process included.
 
-    `sent` are closing orders that reached the exchange (brackets left out), `filled` those of them that filled.
+    `sent` are closing orders that reached the exchange (brackets left out), `filled` those of them that filled. `left`
+    is what the kill left of a close: the status of its intent in the books, and its order at the exchange.
     """
 
     point: str
+    left: str | None = None
     sent: int = 0
     filled: int = 0
     recorded: int = 0
@@ -102,8 +104,7 @@ async def _conclude(desk: Desk, point: str, *, price: float | None = None) -> Ou
     async with await Operator.connect(desk.database_url) as operator:
         broken = await operator.broken_event(ACCOUNT)
     _demand(broken is None, f"the chain of events is broken at {broken}")
-    sent = [order for order in desk.orders("sell") if order["order_class"] in ("", "simple")]
-    return Outcome(point, len(sent), len(filled), len(history), round(seconds, 1))
+    return Outcome(point, desk.left, len(desk.closes()), len(filled), len(history), round(seconds, 1))
 
 
 # The manager dies ---------------------------------------------------------------------------------------------------
@@ -147,6 +148,47 @@ async def _restoring(stage: Stage, point: str) -> Outcome:
         return await _conclude(desk, point)
 
 
+async def _arming(stage: Stage, point: str) -> Outcome:
+    async with open_desk(stage.database_url, stage.folder) as desk:
+        await desk.buy()
+        await desk.launch(point)
+        await desk.dies(lambda: desk.price(100))
+        await _look_at_what_is_left(desk, point)
+        await desk.start()
+        return await _conclude(desk, point, price=90)
+
+
+# What must be found right after the kill, so that a row tells of the point that it names: the statuses that the
+# intent of the close may have, and whether its order is at the exchange.
+_BEGUN = frozenset({"intended", "working", "filled"})
+_LEFT: dict[str, tuple[frozenset[str], bool]] = {
+    "arming: before the close is committed": (frozenset(), False),
+    "arming: after the close was committed": (frozenset({"armed"}), False),
+    "closing, armed: before the order": (frozenset({"armed"}), False),
+    "closing, armed: after the order, before its record": (frozenset({"armed"}), True),
+    "closing, armed: after its record, before the order": (frozenset({"intended"}), False),
+    "closing, armed: after the order and its record": (_BEGUN, True),
+    "closing, bracket: before the bracket is cancelled": (frozenset(), False),
+    "closing, bracket: after the bracket was cancelled": (frozenset(), False),
+    "closing, bracket: before the intent": (frozenset(), False),
+    "closing, bracket: after the intent": (frozenset({"intended"}), False),
+    "closing, bracket: after the order": (_BEGUN, True),
+}
+
+
+async def _look_at_what_is_left(desk: Desk, point: str) -> None:
+    """Note what the kill left of the close. Raises StoryFailed when the process did not die where it should."""
+    rows = await desk.rows("SELECT status FROM order_intents WHERE purpose = 'close' ORDER BY created_at DESC LIMIT 1")
+    status = rows[0]["status"] if rows else None
+    orders = desk.closes()
+    desk.left = f"{f'intent {status}' if status else 'no intent'}, {'order sent' if orders else 'no order'}"
+    if point not in _LEFT:
+        return
+    statuses, sent = _LEFT[point]
+    _demand(status in statuses if statuses else status is None, f"the kill left {desk.left}")
+    _demand(bool(orders) is sent, f"the kill left {desk.left}")
+
+
 async def _clearing(stage: Stage, point: str) -> Outcome:
     async with open_desk(stage.database_url, stage.folder, brackets=True) as desk:
         await desk.buy()
@@ -154,6 +196,7 @@ async def _clearing(stage: Stage, point: str) -> Outcome:
         await desk.until(lambda: len(desk.resting()) > 0, "the bracket is restored")
         await desk.request_close()
         await desk.dies()
+        await _look_at_what_is_left(desk, point)
         await desk.start()
         return await _conclude(desk, point)
 
@@ -162,7 +205,9 @@ async def _closing(stage: Stage, point: str) -> Outcome:
     async with open_desk(stage.database_url, stage.folder) as desk:
         await desk.buy()
         await desk.start(point)
+        await desk.armed()
         await desk.dies(lambda: desk.price(90))
+        await _look_at_what_is_left(desk, point)
         await desk.start()
         outcome = await _conclude(desk, point, price=90)
         reasons = await desk.rows("SELECT close_reason FROM position_history")
@@ -194,17 +239,19 @@ async def _hung(stage: Stage, point: str) -> Outcome:
     where = _HANGING[point]
     kind = where.partition(":")[0]
     async with open_desk(stage.database_url, stage.folder, brackets=kind == "restoring") as desk:
-        if kind == "closing":
+        if kind.startswith("closing"):
             await desk.buy()
         await desk.start(f"{where}{STOPPING}")
         first = await desk.stand_by()
+        if kind.startswith("closing"):
+            await desk.armed()
         if kind == "opening":
             await desk.signal()
         elif kind == "restoring":
             await desk.buy()
-        price = 90 if kind == "closing" else 100
+        price = 90 if kind.startswith("closing") else 100
         await desk.hangs(first, lambda: desk.price(price))
-        if kind == "closing":
+        if kind.startswith("closing"):
             outcome = await _conclude(desk, point, price=price)
             code = await desk.wakes(first)
         else:
@@ -227,8 +274,14 @@ async def _stands(desk: Desk, kind: str, price: float) -> bool:
 _HANGING = {
     "hung: after the entry's intent, awake later": "opening: after the entry's intent",
     "hung: after the bracket's intent, awake later": "restoring: after the bracket's intent",
-    "hung: after the close's intent, awake later": "closing: after the intent",
-    "hung: after the close's order, awake later": "closing: after the order",
+    "hung: before the close's order, awake later": "closing, armed: before the order",
+    "hung: after the close's record, before its order, awake later": (
+        "closing, armed: after its record, before the order"
+    ),
+    "hung: after the close's order, before its record, awake later": (
+        "closing, armed: after the order, before its record"
+    ),
+    "hung: after the close's order and its record, awake later": "closing, armed: after the order and its record",
 }
 
 
@@ -339,17 +392,16 @@ async def _exchange_and_manager(stage: Stage, point: str) -> Outcome:
 
 
 Story = Callable[[Stage, str], Awaitable[Outcome]]
-_CLEARING = ("closing: before the bracket is cancelled", "closing: after the bracket was cancelled")
 _BY_GROUP: dict[str, Story] = {
     "opening": _opening,
+    "arming": _arming,
     "marking": _marking,
     "restoring": _restoring,
-    "closing": _closing,
+    "closing, armed": _closing,
+    "closing, bracket": _clearing,
     "recording": _closing,
 }
-_OF_MANAGER: dict[str, Story] = {
-    point: _clearing if point in _CLEARING else _BY_GROUP[point.partition(":")[0]] for point in POINTS
-}
+_OF_MANAGER: dict[str, Story] = {point: _BY_GROUP[point.partition(":")[0]] for point in POINTS}
 OF_DATABASE: dict[str, Story] = {
     "PostgreSQL: killed before the breach": _database_before,
     "PostgreSQL: killed while a close rests": _database_during,

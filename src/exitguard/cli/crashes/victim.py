@@ -5,14 +5,16 @@ one method of the store or of the broker's client at which the process is to die
 (SIGSTOP) instead, once, and goes on where it was when somebody wakes it.
 """
 
+import asyncio
 import os
 import signal
 import sys
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 from exitguard.broker.rest import AlpacaBroker
-from exitguard.core.orders import OrderSide
+from exitguard.core.orders import OrderClass, OrderRequest, OrderSide
 from exitguard.core.records import (
     AppendEvent,
     Batch,
@@ -47,11 +49,14 @@ def _die() -> None:
         os.kill(os.getpid(), _Fate.number)
 
 
-def _intends(purpose: IntentPurpose) -> Concern:
+def _intends(purpose: IntentPurpose, status: IntentStatus = IntentStatus.INTENDED) -> Concern:
     return lambda batch: any(
-        isinstance(op, PutIntent) and op.row.purpose is purpose and op.row.status is IntentStatus.INTENDED
-        for op in batch.operations
+        isinstance(op, PutIntent) and op.row.purpose is purpose and op.row.status is status for op in batch.operations
     )
+
+
+def _closes(request: OrderRequest) -> bool:
+    return request.side is OrderSide.SELL and request.order_class is OrderClass.SIMPLE
 
 
 def _enters(batch: Batch) -> bool:
@@ -112,8 +117,54 @@ def _at(
     return install
 
 
+class _Moment(Enum):
+    """Where a close is: its order and its record leave together, and either may arrive first."""
+
+    ORDER_ALONE = "the order has been answered, and its record is not in the books"
+    RECORD_ALONE = "the record is in the books, and the order has not left"
+    BOTH = "the order has been answered, and its record is in the books"
+
+
+def _close_at(moment: _Moment) -> Callable[[], None]:
+    """At a moment of a close: what has to come later is held back until then."""
+
+    def install() -> None:
+        commit, submit = PgAccountStore.commit_encoded, AlpacaBroker.submit
+        recorded, answered = asyncio.Event(), asyncio.Event()
+
+        async def committing(self: PgAccountStore, batch: Batch, operations: bytes, **named: Any) -> None:
+            if not _CLOSE(batch):
+                await commit(self, batch, operations, **named)
+                return
+            if moment is _Moment.ORDER_ALONE:
+                await answered.wait()
+                _die()
+            await commit(self, batch, operations, **named)
+            recorded.set()
+
+        async def submitting(self: AlpacaBroker, request: OrderRequest, *arguments: Any, **named: Any) -> Any:
+            if not _closes(request):
+                return await submit(self, request, *arguments, **named)
+            if moment is _Moment.RECORD_ALONE:
+                await recorded.wait()
+                _die()
+            result = await submit(self, request, *arguments, **named)
+            answered.set()
+            if moment is _Moment.BOTH:
+                await recorded.wait()
+                _die()
+            return result
+
+        PgAccountStore.commit_encoded = committing  # type: ignore[method-assign]
+        AlpacaBroker.submit = submitting  # type: ignore[method-assign]
+
+    return install
+
+
 _BUYS = {"concerns": lambda request: request.side is OrderSide.BUY}
-_SELLS = {"concerns": lambda request: request.side is OrderSide.SELL}
+_BRACKETS = {"concerns": lambda request: request.side is OrderSide.SELL and not _closes(request)}
+_CLOSES = {"concerns": _closes}
+_ARM = _intends(IntentPurpose.CLOSE, IntentStatus.ARMED)
 _CLOSE, _RESTORE = _intends(IntentPurpose.CLOSE), _intends(IntentPurpose.RESTORE)
 
 POINTS: dict[str, Callable[[], None]] = {
@@ -122,17 +173,23 @@ POINTS: dict[str, Callable[[], None]] = {
     "opening: after the entry order": _at(AlpacaBroker, "submit", after=True, **_BUYS),
     "opening: before the position is written": _at_commit(_opens, after=False),
     "opening: after the position was written": _at_commit(_opens, after=True),
+    "arming: before the close is committed": _at_commit(_ARM, after=False),
+    "arming: after the close was committed": _at_commit(_ARM, after=True),
     "marking: before the marks": _at(PgAccountStore, "write_marks", after=False),
     "marking: between marks and heartbeat": _at(PgAccountStore, "write_marks", after=True),
     "restoring: before the bracket's intent": _at_commit(_RESTORE, after=False),
     "restoring: after the bracket's intent": _at_commit(_RESTORE, after=True),
-    "restoring: after the bracket's order": _at(AlpacaBroker, "submit", after=True, **_SELLS),
+    "restoring: after the bracket's order": _at(AlpacaBroker, "submit", after=True, **_BRACKETS),
     "restoring: before the bracket is recorded": _at_commit(_restored, after=False),
-    "closing: before the bracket is cancelled": _at(AlpacaBroker, "cancel", after=False),
-    "closing: after the bracket was cancelled": _at(AlpacaBroker, "cancel", after=True),
-    "closing: before the intent": _at_commit(_CLOSE, after=False),
-    "closing: after the intent": _at_commit(_CLOSE, after=True),
-    "closing: after the order": _at(AlpacaBroker, "submit", after=True, **_SELLS),
+    "closing, armed: before the order": _at(AlpacaBroker, "submit", after=False, **_CLOSES),
+    "closing, armed: after the order, before its record": _close_at(_Moment.ORDER_ALONE),
+    "closing, armed: after its record, before the order": _close_at(_Moment.RECORD_ALONE),
+    "closing, armed: after the order and its record": _close_at(_Moment.BOTH),
+    "closing, bracket: before the bracket is cancelled": _at(AlpacaBroker, "cancel", after=False),
+    "closing, bracket: after the bracket was cancelled": _at(AlpacaBroker, "cancel", after=True),
+    "closing, bracket: before the intent": _at_commit(_CLOSE, after=False),
+    "closing, bracket: after the intent": _at_commit(_CLOSE, after=True),
+    "closing, bracket: after the order": _at(AlpacaBroker, "submit", after=True, **_CLOSES),
     "recording: before the fill": _at_commit(_sells, after=False),
     "recording: after the fill": _at_commit(_sells, after=True),
     "recording: before the close": _at_commit(_records, after=False),
