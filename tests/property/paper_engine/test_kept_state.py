@@ -48,7 +48,8 @@ def places(order: Any) -> tuple[str, ...]:
     if order.asset is None:
         return ()
     book = order.asset.book
-    return tuple(name for name in ("immediate", "limits", "stops", "trailing") if order.id in getattr(book, name))
+    shelves = () if book is None else ("immediate", "limits", "stops", "trailing")
+    return tuple(name for name in shelves if order.id in getattr(book, name))
 
 
 def reopened(folder: Path, day: Day) -> Exchange:

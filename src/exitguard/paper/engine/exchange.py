@@ -285,6 +285,11 @@ class Exchange:
         self._catch_up()
         self._matcher.on_quotes(quotes)
 
+    def on_sound_quotes(self, quotes: Sequence[Quote]) -> None:
+        """Take quotes of option contracts that their maker vouches for: an ask, and a bid that is not above it."""
+        self._catch_up()
+        self._matcher.on_sound_quotes(quotes)
+
     def on_trade(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Take a print: it marks positions and triggers stops."""
         self._catch_up()

@@ -40,14 +40,8 @@ class Matcher:
 
     def on_quotes(self, quotes: Sequence[Quote]) -> None:
         """Take the newest quotes; those that a book waits for are matched."""
-        assets = self._venue.assets
-        wake_mleg = self.wake_mleg if self.waiting_mlegs else None
         for quote in quotes:
-            asset = assets.get(quote.symbol)
-            if asset is None:
-                raise InvalidInput(
-                    f"quote for {quote.symbol!r}, which is not listed here: add_stock or add_option_chain"
-                )
+            asset = self._listed(quote)
             asset.quote = quote
             bid, ask = quote.bid, quote.ask
             if not (bid.is_finite() and ask.is_finite() and ZERO <= bid <= ask):
@@ -55,14 +49,41 @@ class Matcher:
             # No bid is an everyday thing for an option and an error for a stock.
             if not ask or not (bid or asset.is_option):
                 continue
-            asset.good = quote
-            asset.print_price = None
-            book = asset.book
-            if book.immediate or book.limits or book.stops or book.trailing:
-                book.taken_bid = book.taken_ask = 0
-                self.match_asset(asset, quote)
-            if wake_mleg is not None and asset.is_option:
-                wake_mleg(asset)
+            self._take_good(asset, quote)
+
+    def on_sound_quotes(self, quotes: Sequence[Quote]) -> None:
+        """Take quotes of option contracts whose maker vouches for them: an ask, and a bid that is not above it.
+
+        Thousands come with each round of the market, nearly all of contracts that nobody has an order for.
+        """
+        assets = self._venue.assets
+        watches = bool(self.waiting_mlegs)
+        for quote in quotes:
+            asset = assets.get(quote.symbol)
+            if asset is None or asset.book is not None or watches:
+                asset = self._listed(quote)
+                asset.quote = quote
+                self._take_good(asset, quote)
+            else:
+                asset.quote = asset.good = quote
+                asset.print_price = None
+
+    def _listed(self, quote: Quote) -> Asset:
+        asset = self._venue.assets.get(quote.symbol)
+        if asset is None:
+            raise InvalidInput(f"quote for {quote.symbol!r}, which is not listed here: add_stock or add_option_chain")
+        return asset
+
+    def _take_good(self, asset: Asset, quote: Quote) -> None:
+        asset.good = quote
+        asset.print_price = None
+        book = asset.book
+        if book is not None:
+            book.taken_bid = book.taken_ask = 0
+            if book.has_orders:
+                self.match_asset(asset, book, quote)
+        if self.waiting_mlegs and self.wake_mleg is not None and asset.is_option:
+            self.wake_mleg(asset)
 
     def on_trade(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Take a print: it marks the asset and triggers stops, which then fill at the quote."""
@@ -72,10 +93,11 @@ class Matcher:
         if not price.is_finite() or price <= 0:
             return
         asset.print_price = price
-        quote = self._tradable_quote(asset)
-        if quote is None or at < self._venue.sessions.floor:
+        book = asset.book
+        quote = self._tradable_quote(asset) if book is not None and book.stops else None
+        if book is None or quote is None or at < self._venue.sessions.floor:
             return
-        for order in list(asset.book.stops.values()):
+        for order in list(book.stops.values()):
             reached = order.stop_price is not None and (
                 price >= order.stop_price if order.side == "buy" else price <= order.stop_price
             )
@@ -83,7 +105,7 @@ class Matcher:
                 self._trigger(order)
                 self._attempt(order, asset, quote)
 
-    def match_asset(self, asset: Asset, quote: Quote) -> None:
+    def match_asset(self, asset: Asset, book: Book, quote: Quote) -> None:
         """Match a book against a sane quote that has just arrived."""
         if asset.halted:
             return
@@ -91,7 +113,6 @@ class Matcher:
         phase = venue.sessions.phase(venue.moment())
         if phase == CLOSED or quote.at < venue.sessions.floor:
             return
-        book = asset.book
         if book.stale:
             _measure(book)
         if book.trailing:
@@ -223,7 +244,7 @@ class Matcher:
         venue = self._venue
         qty, why = wanted, ""
         if venue.settings.respect_sizes and quote is not None:
-            qty = min(qty, self._displayed(asset.book, order.side, quote))
+            qty = min(qty, self._displayed(asset.own_book(), order.side, quote))
             if qty <= 0:
                 return ZERO, ""
         if order.qty is None:
@@ -241,7 +262,7 @@ class Matcher:
             if chance.random() < probability:
                 return part_of(qty, chance.random()), "refill"
         if venue.settings.respect_sizes and quote is not None:
-            self._take(asset.book, order.side, qty)
+            self._take(asset.own_book(), order.side, qty)
         return qty, why
 
     @staticmethod
@@ -298,8 +319,10 @@ def _no_mleg(order: Order) -> None:
     raise RuntimeError(f"multi-leg order {order.id} without a multi-leg matcher")
 
 
-def _in_book(order: Order, book: Book) -> bool:
+def _in_book(order: Order, book: Book | None) -> bool:
     key = order.id
+    if book is None:
+        return False
     return key in book.immediate or key in book.limits or key in book.stops or key in book.trailing
 
 

@@ -50,7 +50,14 @@ class Asset:
     print_price: Decimal | None = None
     lastday_price: Decimal = ZERO
     lastday: date | None = None
-    book: "Book" = field(default_factory=lambda: Book())
+    # Made with the first order: nobody trades most of the thousands of contracts.
+    book: "Book | None" = None
+
+    def own_book(self) -> "Book":
+        """Its book, made when there is none yet."""
+        if self.book is None:
+            self.book = Book()
+        return self.book
 
     @property
     def asset_class(self) -> str:
@@ -87,6 +94,11 @@ class Book:
     highest_sell_stop: Decimal | None = None
     taken_bid: int = 0
     taken_ask: int = 0
+
+    @property
+    def has_orders(self) -> bool:
+        """Whether any quote may be waited for."""
+        return bool(self.immediate or self.limits or self.stops or self.trailing)
 
 
 @dataclass(slots=True, eq=False)

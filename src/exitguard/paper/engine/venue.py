@@ -179,7 +179,7 @@ class Venue:
         """Let quotes reach this order."""
         if order.asset is None:
             return
-        book = order.asset.book
+        book = order.asset.own_book()
         self.note(order)
         if order.type == "trailing_stop" and not order.triggered:
             book.trailing[order.id] = order
@@ -197,6 +197,8 @@ class Venue:
         if order.asset is None:
             return
         book = order.asset.book
+        if book is None:
+            return
         for shelf in (book.immediate, book.limits, book.stops, book.trailing):
             if shelf.pop(order.id, None) is not None:
                 book.stale = True

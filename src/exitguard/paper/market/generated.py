@@ -17,7 +17,7 @@ from exitguard.core.errors import InvalidInput
 from exitguard.core.quote import Quote
 from exitguard.core.session import NEW_YORK, Session, SessionCalendar
 from exitguard.paper.market.moods import Temper, tempers
-from exitguard.paper.market.ticks import Round, StatusChange, Tick, cents, quoted_around, stock_price
+from exitguard.paper.market.ticks import CENTS, Round, StatusChange, Tick, quoted_around, stock_price
 
 _TRADING_YEAR_SECONDS = 252.0 * 6.5 * 3600.0
 _LOWEST_PRICE = 0.05
@@ -303,7 +303,7 @@ def _activity(session: Session, at: datetime) -> float:
 def make_bad(quote: Quote, kind: BadQuoteKind, amount: float) -> Quote:
     """Spoil a quote; `amount` from 0 to 1 says how much where that makes sense."""
     bid, ask, at, bid_size, ask_size = quote.bid, quote.ask, quote.at, quote.bid_size, quote.ask_size
-    zero = cents(0)
+    zero = CENTS[0]
     if kind is BadQuoteKind.CROSSED:
         bid, ask = stock_price(float(ask) * (1.0 + 0.02 * amount) + 0.01), bid
     elif kind is BadQuoteKind.NO_BID:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 
@@ -46,10 +45,31 @@ class _Underlying:
         return UnderlyingState(self.spot, self.volatility, stress)
 
 
-@dataclass(frozen=True, slots=True)
 class _Followed:
-    expiry: date
-    contract: ModelContract
+    """The followed contracts of one stock."""
+
+    __slots__ = ("_day", "_live", "contracts")
+
+    def __init__(self) -> None:
+        self.contracts: dict[str, tuple[date, ModelContract]] = {}
+        self._day: date | None = None
+        self._live: list[ModelContract] = []
+
+    def add(self, symbol: str, expiry: date, contract: ModelContract) -> None:
+        self.contracts[symbol] = expiry, contract
+        self._day = None
+
+    def remove(self, symbol: str) -> None:
+        self.contracts.pop(symbol, None)
+        self._day = None
+
+    def live(self, day: date) -> list[ModelContract]:
+        """Those that have not expired before `day`, by expiry: what an expiry's contracts share is worked out once."""
+        if day != self._day:
+            self._day = day
+            self._live = [contract for expiry, contract in self.contracts.values() if expiry >= day]
+            self._live.sort(key=lambda contract: contract.expires_at)
+        return self._live
 
 
 class OptionBoard:
@@ -64,7 +84,7 @@ class OptionBoard:
         self._model = model
         self._volatilities = volatilities
         self._underlyings: dict[str, _Underlying] = {}
-        self._followed: dict[str, dict[str, _Followed]] = {}
+        self._followed: dict[str, _Followed] = {}
         self._session: Session | None = None
         self._session_until: datetime | None = None
 
@@ -83,26 +103,27 @@ class OptionBoard:
     def follow(self, symbol: str) -> bool:
         """Keep a contract's quotes fresh from now on; True when it was not followed before."""
         contract = parse_instrument(symbol)
-        contracts = self._followed.setdefault(contract.underlying, {})
-        if symbol in contracts:
+        followed = self._followed.setdefault(contract.underlying, _Followed())
+        if symbol in followed.contracts:
             return False
         assert contract.expiry is not None, symbol
-        contracts[symbol] = _Followed(contract.expiry, self._model.contract(contract))
+        followed.add(symbol, contract.expiry, self._model.contract(contract))
         return True
 
     def followed(self) -> set[str]:
         """All contracts followed."""
-        return {symbol for contracts in self._followed.values() for symbol in contracts}
+        return {symbol for followed in self._followed.values() for symbol in followed.contracts}
 
     def unfollow(self, symbols: Iterable[str]) -> None:
         """Stop following contracts."""
         self._model.forget_contracts()
         for symbol in symbols:
             underlying = parse_instrument(symbol).underlying
-            contracts = self._followed.get(underlying, {})
-            contracts.pop(symbol, None)
-            if not contracts:
-                self._followed.pop(underlying, None)
+            followed = self._followed.get(underlying)
+            if followed is not None:
+                followed.remove(symbol)
+                if not followed.contracts:
+                    del self._followed[underlying]
 
     def requote(self, underlyings: Iterable[str], at: datetime) -> list[Quote]:
         """New quotes of the followed contracts of these underlyings; none outside regular hours."""
@@ -110,14 +131,12 @@ class OptionBoard:
         if session is None or not session.contains(at):
             return []
         edge = _edge(session, at)
-        quotes = []
+        quotes: list[Quote] = []
         for underlying in underlyings:
-            contracts = self._followed.get(underlying)
-            if not contracts:
-                continue
-            state = self._underlyings[underlying].state()
-            live = [one.contract for one in contracts.values() if one.expiry >= session.day]
-            quotes.extend(self._model.quotes(live, state, at, edge))
+            followed = self._followed.get(underlying)
+            if followed is not None:
+                state = self._underlyings[underlying].state()
+                quotes.extend(self._model.quotes(followed.live(session.day), state, at, edge))
         return quotes
 
     def price(self, symbol: str, now: datetime) -> Quote | None:

@@ -29,6 +29,10 @@ class Venue(Protocol):
         """Take quotes and match."""
         ...
 
+    def on_sound_quotes(self, quotes: Sequence[Quote]) -> None:
+        """Take the option model's quotes and match."""
+        ...
+
     def on_trade(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Take a print."""
         ...
@@ -264,7 +268,9 @@ class Player:
         for each in one.prints:
             shown.trades.append(self.tape.add_trade(each.symbol, float(each.price), each.size, each.at))
         self._record(one.ticks, options, shown)
-        self._venue.on_quotes(quotes + options)
+        self._venue.on_quotes(quotes)
+        if options:
+            self._venue.on_sound_quotes(options)
         for each in one.prints:
             self._venue.on_trade(each.symbol, each.price, at)
         for tick in one.ticks:

@@ -113,7 +113,9 @@ class Tape:
 
     def add_option_quotes(self, quotes: Iterable[Quote]) -> None:
         """Record shown option quotes, without history."""
-        self.quotes.update({quote.symbol: quote for quote in quotes})
+        newest = self.quotes
+        for quote in quotes:
+            newest[quote.symbol] = quote
 
     def add_trade(self, symbol: str, price: float, size: int, at: datetime) -> Trade:
         """Record a print and build the bars from it; `roll` must have been called for `at`."""

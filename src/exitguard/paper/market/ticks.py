@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache
 from typing import Protocol
 
 from exitguard.core.quote import Quote
@@ -84,23 +83,31 @@ class Source(Protocol):
         ...
 
 
-@lru_cache(maxsize=1 << 16)
-def cents(amount: int) -> Decimal:
-    """An amount of cents as dollars with two decimals. Cached: the same prices come again and again."""
-    return Decimal(amount).scaleb(-2)
+class _Prices(dict[int, Decimal]):
+    """Prices by their number of ticks. The same ones come again and again; a full table is begun anew."""
+
+    def __init__(self, exponent: int, most: int) -> None:
+        super().__init__()
+        self._exponent = exponent
+        self._most = most
+
+    def __missing__(self, amount: int) -> Decimal:
+        if len(self) >= self._most:
+            self.clear()
+        price = self[amount] = Decimal(amount).scaleb(self._exponent)
+        return price
 
 
-@lru_cache(maxsize=1 << 14)
-def ten_thousandths(amount: int) -> Decimal:
-    """An amount of 0.0001 dollars as dollars with four decimals."""
-    return Decimal(amount).scaleb(-4)
+# An amount of cents as dollars with two decimals, of 0.0001 dollars with four.
+CENTS = _Prices(-2, 1 << 16)
+TEN_THOUSANDTHS = _Prices(-4, 1 << 14)
 
 
 def stock_price(value: float) -> Decimal:
     """Round dollars to a stock's tick: 0.01 from one dollar up, 0.0001 below; never under one tick."""
     if value >= 1:
-        return cents(round(value * 100))
-    return ten_thousandths(max(1, round(value * 10_000)))
+        return CENTS[round(value * 100)]
+    return TEN_THOUSANDTHS[max(1, round(value * 10_000))]
 
 
 def quoted_around(value: float, spread_fraction: float) -> tuple[Decimal, Decimal, Decimal]:
@@ -111,7 +118,7 @@ def quoted_around(value: float, spread_fraction: float) -> tuple[Decimal, Decima
     if value >= 1:
         middle = round(value * 100)
         half = max(1, round(middle * spread_fraction / 2))
-        return cents(max(1, middle - half)), cents(middle), cents(middle + half)
+        return CENTS[max(1, middle - half)], CENTS[middle], CENTS[middle + half]
     middle = max(2, round(value * 10_000))
     half = max(1, min(middle - 1, round(middle * spread_fraction / 2)))
-    return ten_thousandths(middle - half), ten_thousandths(middle), ten_thousandths(middle + half)
+    return TEN_THOUSANDTHS[middle - half], TEN_THOUSANDTHS[middle], TEN_THOUSANDTHS[middle + half]

@@ -110,6 +110,11 @@ class KeptVenue:
         self._exchange.on_quotes(quotes)
         self._keeper.save()
 
+    def on_sound_quotes(self, quotes: Sequence[Quote]) -> None:
+        """Take the option model's quotes and match."""
+        self._exchange.on_sound_quotes(quotes)
+        self._keeper.save()
+
     def on_trade(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Take a print."""
         self._exchange.on_trade(symbol, price, at)
