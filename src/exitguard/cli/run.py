@@ -1,7 +1,6 @@
 """`exitguard run`: the composition root. Builds every account's parts from the settings and keeps them running."""
 
 import asyncio
-import gc
 import signal
 from typing import Annotated
 
@@ -55,9 +54,6 @@ def run(
     if once and standby:
         raise CommandFailed("--standby waits for its turn and then stays: it cannot be one cycle", Exit.USAGE)
     _announce(settings, accounts, once)
-    # What has been loaded so far lives as long as the process: no collection has to walk through it again.
-    gc.collect()
-    gc.freeze()
     return uvloop.run(_serve(settings, accounts, once, standby))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 from contextlib import AsyncExitStack
@@ -316,6 +317,9 @@ class AccountUnit:
     async def _note_running(self, watched: asyncio.Event) -> None:
         await watched.wait()
         self._fleet.enter(self.name, State.RUNNING)
+        # What has been loaded so far lives long: no later collection of garbage has to walk through it.
+        gc.collect()
+        gc.freeze()
 
     def _select_policy(self, strategy: str, instrument: Instrument) -> Policy:
         return self._settings.select_policy(self._account, strategy, instrument)

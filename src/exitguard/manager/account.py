@@ -356,7 +356,7 @@ class AccountManager:
         if context.options.stepped:
             await self.refresh()
         now = context.clock.now()
-        marks = self.watcher.sweep(now)
+        marks = await self.watcher.sweep(now)
         context.log.info(f"Found {len(marks)} open position(s)", open=len(marks))
         began = time.monotonic()
         # A database that stumbles is asked once more at once; one that is away must not hold up the next sweep.
@@ -457,7 +457,7 @@ class AccountManager:
             next_minute = swept_at.replace(second=0, microsecond=0) + timedelta(minutes=1)
             while (deadline := self.watcher.next_deadline(context.clock.now())) is not None and deadline < next_minute:
                 await context.clock.sleep_until(deadline)
-                self.watcher.sweep(context.clock.now())
+                await self.watcher.sweep(context.clock.now())
             await context.clock.sleep_until(next_minute)
 
     # Requests of people -----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from exitguard.manager.context import AccountContext
 from exitguard.manager.fills import derived_id
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.order_watch import OrderWatch
+from exitguard.manager.pieces import in_pieces
 from exitguard.manager.tracked import Tracked
 
 # Polls in a row that must agree before a finding is acted on.
@@ -71,15 +72,10 @@ class Reconciler:
         theirs, whole = await self._positions()
         now = context.clock.now()
         readable = self._readable(theirs, now, whole=whole)
-        for tracked in context.positions.values():
-            # No order event tells of a bracket that was gone before we looked.
-            self._lifecycle.refresh_bracket(tracked, now)
-        for tracked in context.positions.values():
-            seen = readable.get(tracked.record.symbol)
-            tracked.broker_qty = seen.qty if seen is not None else Decimal(0)
-            tracked.broker_seen_at = asked_at
-            tracked.broker_mark = seen.current_price if seen is not None else None
-            self._compare_marks(tracked, now)
+        async for piece in in_pieces(list(context.positions.values())):
+            for tracked in piece:
+                if tracked.record.id in context.positions:
+                    self._look_at(tracked, readable.get(tracked.record.symbol), asked_at, now)
         ours: dict[str, Decimal] = {}
         for tracked in context.positions.values():
             symbol = tracked.record.symbol
@@ -90,6 +86,17 @@ class Reconciler:
             self.findings = [f for f in self.findings if f.kind is not FindingKind.PHANTOM]
         await self._order_watch.look({*ours, *readable}, now)
         await self._act(readable, now, patient=patient, mass_change_accepted=mass_change_accepted)
+
+    def _look_at(
+        self, tracked: Tracked, seen: BrokerPosition | None, asked_at: datetime, now: datetime
+    ) -> None:
+        """Take over what the broker says of one position; `seen` is None when it lists none."""
+        # No order event tells of a bracket that was gone before we looked.
+        self._lifecycle.refresh_bracket(tracked, now)
+        tracked.broker_qty = seen.qty if seen is not None else Decimal(0)
+        tracked.broker_seen_at = asked_at
+        tracked.broker_mark = seen.current_price if seen is not None else None
+        self._compare_marks(tracked, now)
 
     async def _positions(self) -> tuple[list[BrokerPosition], bool]:
         """The broker's positions, and whether that is all of them: rows that cannot be read do not hide the others."""

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from exitguard.broker.clock import RealClock
 from exitguard.core.records import PositionStatus
 from exitguard.manager.context import AccountContext
+from exitguard.manager.pieces import in_pieces
 
 PATIENCE = 5
 _MINUTE = timedelta(minutes=1)
@@ -33,14 +34,14 @@ class Watchdog:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            self.look()
+            await self.look()
             await asyncio.sleep(self._context.options.limits.look_seconds)
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """One look at everything."""
         now = self._context.clock.now()
         self._silences(now)
-        self._stale(now)
+        await self._stale(now)
         self._creations(now)
         self._show(now)
 
@@ -75,17 +76,19 @@ class Watchdog:
 
     # Positions ----------------------------------------------------------------------------------------------------
 
-    def _stale(self, now: datetime) -> None:
+    async def _stale(self, now: datetime) -> None:
         """Every open position is evaluated within its bound, or this is an alarm (I7)."""
         positions = self._context.positions
-        self._first_seen = {number: self._first_seen.get(number, now) for number in positions}
         limit = self._context.options.limits.stale
-        late = [
-            tracked.record.symbol
-            for number, tracked in positions.items()
-            if tracked.holding.qty > 0
-            and now - max(tracked.record.last_checked_at or self._started, self._first_seen[number]) > limit
-        ]
+        first_seen: dict[int, datetime] = {}
+        late: list[str] = []
+        async for piece in in_pieces(list(positions.items())):
+            for number, tracked in piece:
+                since = first_seen[number] = self._first_seen.get(number, now)
+                checked = tracked.record.last_checked_at or self._started
+                if now - max(checked, since) > limit and tracked.holding.qty > 0:
+                    late.append(tracked.record.symbol)
+        self._first_seen = first_seen
         named = ", ".join(late[:_MOST_NAMED]) + (", …" if len(late) > _MOST_NAMED else "")
         seconds = limit.total_seconds()
         message = f"{len(late)} positions were not evaluated for {seconds:.0f} s: {named}; watch them by hand"

@@ -14,6 +14,7 @@ from exitguard.core.records import AppendEvent, EventType, Mark, PositionStatus,
 from exitguard.manager.book import SymbolMarks
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext
+from exitguard.manager.pieces import in_pieces
 from exitguard.manager.restorer import Restorer
 from exitguard.manager.tracked import Tracked
 
@@ -183,14 +184,18 @@ class Watcher:
 
     # Sweeping ---------------------------------------------------------------------------------------------------
 
-    def sweep(self, now: datetime) -> list[Mark]:
+    async def sweep(self, now: datetime) -> list[Mark]:
         """Evaluate everything once and return the marks to write."""
         context = self._context
-        for symbol in list(context.marks.symbols):
-            marks = context.marks.get(symbol)
-            if marks is not None:
-                self.look(marks, now)
-        return [self._mark(tracked, now) for tracked in context.positions.values()]
+        async for symbols in in_pieces(list(context.marks.symbols)):
+            for symbol in symbols:
+                marks = context.marks.get(symbol)
+                if marks is not None:
+                    self.look(marks, now)
+        written: list[Mark] = []
+        async for piece in in_pieces(list(context.positions.values())):
+            written += [self._mark(tracked, now) for tracked in piece if tracked.record.id in context.positions]
+        return written
 
     def _mark(self, tracked: Tracked, now: datetime) -> Mark:
         self._watch_protection(tracked, now)
