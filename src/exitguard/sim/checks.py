@@ -19,6 +19,7 @@ from exitguard.core.records import (
     EventType,
     HistoryRecord,
     IntentRecord,
+    IntentStatus,
     PositionRecord,
     PositionStatus,
     PutFill,
@@ -27,6 +28,7 @@ from exitguard.core.records import (
     PutPosition,
 )
 from exitguard.core.replay import Difference, FillRow, Replay, Tables, contradictions, differences
+from exitguard.manager.orders import request_data
 from exitguard.sim.exchange import SimExchange
 from exitguard.sim.loop import Process
 from exitguard.sim.memory_book import ZERO, BookOrder
@@ -132,6 +134,10 @@ class Judge:
         intent = _journaled(journal, name) or self._ledger.account(account).intents.get(name)
         if intent is None:
             self._wrong("I3", account, f"{name} was sent without a committed intent", request.symbol)
+        elif not (intent.status.is_live or intent.status is IntentStatus.ARMED):
+            self._wrong("I3", account, f"{name} was sent and its intent is {intent.status}", request.symbol)
+        elif intent.status is IntentStatus.ARMED and intent.request != request_data(request):
+            self._wrong("I3", account, f"{name} is not the order that is armed: {request} and {intent}", request.symbol)
         elif (intent.symbol, intent.side, intent.qty) != (request.symbol, request.side, request.qty):
             self._wrong("I3", account, f"{name} is not what its intent says: {request} and {intent}", request.symbol)
         row = self._ledger.account(account).positions.get(intent.position_id or 0) if intent is not None else None
@@ -139,7 +145,9 @@ class Judge:
             text = f"{name} is to close {request.qty} of {row.quantity} {row.symbol}"
             self._wrong("I1", account, text, row.symbol)
         newest, since = self._lease_at.get(account, (epoch, self._now()))
-        if newest > epoch and (committed is None or committed > since):
+        # What was decided before the next one took over is in the ledger as decided; an armed order is decided now.
+        decided_before = committed is not None and committed <= since and intent is not None and intent.status.is_live
+        if newest > epoch and not decided_before:
             text = f"{name} was decided under epoch {epoch} after {newest} had taken over at {since:%H:%M:%S}"
             self._wrong("I12", account, text, request.symbol)
 
