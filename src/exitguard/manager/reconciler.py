@@ -19,8 +19,8 @@ from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare, order_prefix
 from exitguard.core.records import AppendEvent, CloseReason, EventType, IntentStatus, SetAside
 from exitguard.core.session import NEW_YORK
-from exitguard.manager.context import AccountContext
-from exitguard.manager.fills import derived_id
+from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.fills import part_id
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.order_watch import OrderWatch
 from exitguard.manager.tracked import Tracked
@@ -346,13 +346,15 @@ class Reconciler:
         No order and no trade update tells of it, and it can happen before the expiry. At 0: what the contracts were
         worth is in the underlying's own position (OPTRD).
         """
-        if not tracked.holding.instrument.is_option or finding.kind not in (FindingKind.PHANTOM, FindingKind.QUANTITY):
+        if not tracked.holding.instrument.is_option:
             return False
+        # Of a position that was turned around afterwards nothing is left on our side.
+        left = max(finding.theirs * tracked.record.side.sign, Decimal(0))
         opened = tracked.record.entry_time.astimezone(NEW_YORK).date()
         activities = await self._context.broker.activities(after=opened - timedelta(days=1))
         booked = False
         for activity in activities:
-            missing = tracked.holding.qty - abs(finding.theirs)
+            missing = tracked.holding.qty - left
             reason = _LAPSES.get(activity.type)
             if reason is None or activity.symbol != tracked.record.symbol or missing <= 0:
                 continue
@@ -407,6 +409,7 @@ class Reconciler:
         fills = opening_fills(history, symbol, theirs.qty)
         if not self._are_unbooked(fills, history):
             fills = []  # they belong to a position that is closed: the answer lags
+        fills = self._at_what_is_left(fills, history)
         evidence = "fill activities"
         if not fills:
             if history and not unproven:
@@ -426,14 +429,37 @@ class Reconciler:
             evidence = "broker position; no fills found, entry time unknown"
         self._lifecycle.adopt(symbol, side, fills, history, now, evidence)
 
+    def _at_what_is_left(self, chosen: list[Fill], history: list[Fill]) -> list[Fill]:
+        """The chosen fills, the first at the price that an order which is booked in part leaves for it (F58).
+
+        What was booked may have been derived from the order's average, in which the rest of its fills is counted too.
+        """
+        if not chosen:
+            return chosen
+        first, tally = chosen[0], self._context.tally(chosen[0].order_id)
+        whole = _sums(history, first.order_id)
+        wanted = _sums(chosen, first.order_id)
+        if not tally.qty or tally.qty + wanted.qty != whole.qty:
+            return chosen
+        off = whole.value - tally.value - wanted.value
+        return [replace(first, price=max(first.price + off / first.qty, Decimal(0))), *chosen[1:]]
+
     def _are_unbooked(self, chosen: list[Fill], history: list[Fill]) -> bool:
         """Whether the books have room for these fills: what was booked of each order and they are at most its fills."""
         for order_id in {fill.order_id for fill in chosen}:
-            whole = sum((f.qty for f in history if f.order_id == order_id), Decimal(0))
-            wanted = sum((f.qty for f in chosen if f.order_id == order_id), Decimal(0))
-            if self._context.tally(order_id).qty + wanted > whole:
+            wanted = _sums(chosen, order_id).qty
+            if self._context.tally(order_id).qty + wanted > _sums(history, order_id).qty:
                 return False
         return True
+
+
+def _sums(fills: list[Fill], order_id: str) -> Tally:
+    """What the fills of one order add up to."""
+    total = Tally()
+    for fill in fills:
+        if fill.order_id == order_id:
+            total.add(fill.qty, fill.price)
+    return total
 
 
 def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
@@ -452,6 +478,7 @@ def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
             return mine[index:]
         if (left > 0) != (qty > 0):
             filled = sum((f.qty for f in mine[: index + 1] if f.order_id == fill.order_id), Decimal(0))
-            opened = replace(fill, qty=fill.qty - abs(left), execution_id=derived_id(fill.order_id, filled))
-            return [opened, *mine[index + 1 :]] if opened.qty > 0 else []
+            opened = fill.qty - abs(left)
+            turned = replace(fill, qty=opened, execution_id=part_id(fill.order_id, filled - opened, filled))
+            return [turned, *mine[index + 1 :]] if opened > 0 else []
     return []
