@@ -27,7 +27,7 @@ from exitguard.core import closing
 from exitguard.core.closing import ClosingState, Context, Effect, Observation, RefusalKind
 from exitguard.core.evaluate import Decision
 from exitguard.core.marks import WideStreak, judge
-from exitguard.core.orders import BrokerOrder, OrderRequest
+from exitguard.core.orders import BrokerOrder, BrokerPosition, OrderRequest
 from exitguard.core.records import (
     AppendEvent,
     CloseReason,
@@ -40,6 +40,7 @@ from exitguard.core.records import (
 )
 from exitguard.manager.armer import disarm
 from exitguard.manager.context import AccountContext
+from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
@@ -56,9 +57,10 @@ _NO_STREAK = WideStreak()
 class Closer:
     """Closes and reduces positions of one account."""
 
-    def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
+    def __init__(self, context: AccountContext, lifecycle: Lifecycle, corporate: CorporateActions) -> None:
         self._context = context
         self._lifecycle = lifecycle
+        self._corporate = corporate
         # What triggered a close, by position, until it is recorded: an order that is armed leaves before that.
         self._untold: dict[int, Callable[[], None]] = {}
 
@@ -211,7 +213,7 @@ class Closer:
                 self._tell_now(tracked)
             while not isinstance(effect, closing.Finish):
                 seen = await self._perform(tracked, state, effect)
-                state = self._taken_over(tracked, state)
+                state = self._taken_over(tracked, replace(state, instrument=tracked.holding.instrument))
                 state, effect = closing.advance(state, seen, self._view(tracked, first=False))
             await self._finish(tracked, state)
             if not state.is_reduction or tracked.record.status is not PositionStatus.CLOSING:
@@ -302,7 +304,7 @@ class Closer:
                         await self._context.broker.cancel(order_id, Priority.EXIT)
                     return closing.Done()
                 case closing.AskPosition():
-                    return closing.PositionSeen(await self._context.broker.position(tracked.record.symbol))
+                    return closing.PositionSeen(await self._held(tracked))
                 case closing.Lookup():
                     found = await self._context.broker.order_by_client_id(effect.client_order_id)
                     return closing.OrderAbsent() if found is None else self._seen(tracked, found)
@@ -360,6 +362,12 @@ class Closer:
     def _seen(self, tracked: Tracked, order: BrokerOrder) -> Observation:
         self._fold(tracked, order, "orders")
         return closing.OrderSeen(order)
+
+    async def _held(self, tracked: Tracked) -> BrokerPosition | None:
+        """What the broker holds. A split that its answers show restates ours first: all of it is to be closed."""
+        held = await self._context.broker.position(tracked.record.symbol)
+        await self._corporate.split(tracked, held)
+        return held
 
     async def _repair(self, tracked: Tracked) -> None:
         """Read the contract's orders since shortly before the entry and fold what was missed."""

@@ -20,6 +20,7 @@ from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, com
 from exitguard.core.records import AppendEvent, CloseReason, EventType, IntentStatus, SetAside
 from exitguard.core.session import NEW_YORK
 from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.corporate import LOOKS, CorporateActions
 from exitguard.manager.fills import part_id
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.order_watch import OrderWatch
@@ -44,9 +45,10 @@ _LAPSES = {"OPEXP": CloseReason.EXPIRED, "OPEXC": CloseReason.EXERCISED, "OPASN"
 class Reconciler:
     """Compares, counts strikes, repairs."""
 
-    def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
+    def __init__(self, context: AccountContext, lifecycle: Lifecycle, corporate: CorporateActions) -> None:
         self._context = context
         self._lifecycle = lifecycle
+        self._corporate = corporate
         self._strikes: dict[tuple[FindingKind, str], int] = {}
         self._set_aside: set[str] = set()
         self._absences: dict[str, int] = {}
@@ -71,6 +73,7 @@ class Reconciler:
         theirs, whole = await self._positions()
         now = context.clock.now()
         readable = self._readable(theirs, now, whole=whole)
+        await self._restate(readable, whole=whole, patient=patient)
         for tracked in context.positions.values():
             # No order event tells of a bracket that was gone before we looked.
             self._lifecycle.refresh_bracket(tracked, now)
@@ -78,6 +81,7 @@ class Reconciler:
             seen = readable.get(tracked.record.symbol)
             tracked.broker_qty = seen.qty if seen is not None else Decimal(0)
             tracked.broker_seen_at = asked_at
+            tracked.asset_id = seen.asset_id if seen is not None else tracked.asset_id
             tracked.broker_mark = seen.current_price if seen is not None else None
             self._compare_marks(tracked, now)
         ours: dict[str, Decimal] = {}
@@ -90,6 +94,19 @@ class Reconciler:
             self.findings = [f for f in self.findings if f.kind is not FindingKind.PHANTOM]
         await self._order_watch.look({*ours, *readable}, now)
         await self._act(readable, now, patient=patient, mass_change_accepted=mass_change_accepted)
+
+    async def _restate(self, theirs: dict[str, BrokerPosition], *, whole: bool, patient: bool) -> None:
+        """Take splits and new symbols for what they are, before anything else is compared."""
+        context = self._context
+        for tracked in list(context.positions.values()):
+            seen = theirs.get(tracked.record.symbol)
+            if seen is None or seen.qty != tracked.signed_qty:
+                await self._corporate.split(tracked, seen, looks=LOOKS if patient else 1)
+        if not whole:
+            return  # nothing is known to be missing
+        for symbol, position in theirs.items():
+            if context.on_symbol(symbol) is None:
+                await self._corporate.renamed(position, theirs)
 
     async def _positions(self) -> tuple[list[BrokerPosition], bool]:
         """The broker's positions, and whether that is all of them: rows that cannot be read do not hide the others."""

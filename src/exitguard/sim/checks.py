@@ -73,8 +73,8 @@ class Judge:
         self._exchanges = exchanges
         self._now = now
         self._report = report
-        # By account and position: opened minus closed, from the fills in the ledger.
-        self._folded: dict[tuple[str, int], Decimal] = {}
+        # By account and position: the fills in the ledger, opening ones positive.
+        self._fills: dict[tuple[str, int], list[tuple[Fill, int]]] = {}
         self._seen_fills: set[tuple[str, str]] = set()
         self._seen_intents: dict[tuple[str, str], datetime] = {}
         self._seen_closed: set[tuple[str, int]] = set()
@@ -233,11 +233,12 @@ class Judge:
         if (account, fill.execution_id) in self._seen_fills:
             return
         self._seen_fills.add((account, fill.execution_id))
-        signed = fill.qty if fill.side is row.side.opening else -fill.qty
-        self._folded[account, row.id] = self._folded.get((account, row.id), ZERO) + signed
+        sign = 1 if fill.side is row.side.opening else -1
+        self._fills.setdefault((account, row.id), []).append((fill, sign))
 
     def _check_row(self, account: str, row: PositionRecord, decided_at: datetime) -> None:
-        folded = self._folded.get((account, row.id), ZERO)
+        folded = sum((sign * _units(fill, row) for fill, sign in self._fills.get((account, row.id), [])), ZERO)
+        self._check_splits(account, row)
         if row.quantity != folded or folded < 0:
             text = f"position {row.id} says {row.quantity}, its fills {folded} {row.symbol}"
             self._wrong("I1" if folded < 0 else "I5", account, text, row.symbol)
@@ -250,6 +251,14 @@ class Judge:
             self._wrong("I11", account, text, row.symbol)
         if row.id not in self._ledger.account(account).history:
             self._wrong("I10", account, f"position {row.id} closed without a history row", row.symbol)
+
+    def _check_splits(self, account: str, row: PositionRecord) -> None:
+        """A position is restated by what happened to its stock, and once by each of it."""
+        split = [ratio for symbol, ratio in self._exchanges[account].splits if symbol == row.symbol]
+        restated = [each.new_rate / each.old_rate for each in row.restatements]
+        if restated != split[len(split) - len(restated) :]:
+            text = f"position {row.id} ({row.symbol}) was restated by {restated}, its stock was split by {split}"
+            self._wrong("I11", account, text, row.symbol)
 
     def _was_flat(self, account: str, row: PositionRecord) -> bool:
         """Whether the broker has held nothing on the position's side since it began."""
@@ -273,7 +282,8 @@ class Judge:
         """The exit price is the average of the closing fills, and nothing else (F58)."""
         fills = [f for number, f, _ in self._ledger.account(account).fills.values() if number == row.position_id]
         closing = [f for f in fills if f.side is row.side.closing]
-        qty = sum((f.qty for f in closing), ZERO)
+        position = self._ledger.account(account).positions[row.position_id]
+        qty = sum((_units(f, position) for f in closing), ZERO)
         value = sum((f.qty * f.price for f in closing), ZERO)
         if qty == 0 or abs(value / qty - row.exit_price) > _CENT_OF_A_CENT or qty != row.quantity:
             text = (
@@ -317,6 +327,15 @@ class Judge:
             elif qty == order.filled_qty and abs(value - order.filled_value) > _CENT_OF_A_CENT * max(qty, Decimal(1)):
                 text = f"{value} booked for {order.client_order_id}, its fills cost {order.filled_value}"
                 self._wrong("F58", account, text, order.symbol)
+
+
+def _units(fill: Fill, row: PositionRecord) -> Decimal:
+    """A fill's quantity after the splits that came since."""
+    qty = fill.qty
+    for split in row.restatements:
+        if fill.at < split.at:
+            qty = qty * split.new_rate / split.old_rate
+    return qty
 
 
 def _tables(rows: AccountLedger, keys: dict[str, set[str]] | None) -> Tables:
