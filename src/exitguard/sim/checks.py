@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 from exitguard.core.instrument import parse_instrument
 from exitguard.core.orders import Fill, OrderRequest, OrderSide, PositionIntent
@@ -136,7 +137,7 @@ class Judge:
             self._wrong("I3", account, f"{name} was sent without a committed intent", request.symbol)
         elif not (intent.status.is_live or intent.status is IntentStatus.ARMED):
             self._wrong("I3", account, f"{name} was sent and its intent is {intent.status}", request.symbol)
-        elif intent.status is IntentStatus.ARMED and intent.request != request_data(request):
+        elif intent.status is IntentStatus.ARMED and _as_text(intent.request) != _as_text(request_data(request)):
             self._wrong("I3", account, f"{name} is not the order that is armed: {request} and {intent}", request.symbol)
         elif (intent.symbol, intent.side, intent.qty) != (request.symbol, request.side, request.qty):
             self._wrong("I3", account, f"{name} is not what its intent says: {request} and {intent}", request.symbol)
@@ -355,6 +356,11 @@ def _tables(rows: AccountLedger, keys: dict[str, set[str]] | None) -> Tables:
         order_intents={key: row for key, row in rows.intents.items() if wanted("order_intents", key)},
         position_history={str(n): row for n, row in rows.history.items() if wanted("position_history", str(n))},
     )
+
+
+def _as_text(request: dict[str, Any]) -> dict[str, str]:
+    """An order's fields, whether they come from memory or from a journal."""
+    return {name: str(value) for name, value in request.items()}
 
 
 def _journaled(journal: list[bytes], name: str) -> IntentRecord | None:
