@@ -35,6 +35,7 @@ from exitguard.core.closing_words import (
     Submit,
     Wait,
 )
+from exitguard.core.evolve import evolve
 from exitguard.core.instrument import round_to_tick
 from exitguard.core.orders import (
     BrokerOrder,
@@ -226,7 +227,7 @@ def _look_again(state: ClosingState, context: Context) -> tuple[ClosingState, Ef
 def _send(state: ClosingState, context: Context, qty: Decimal) -> tuple[ClosingState, Effect]:
     attempt = state.attempt + 1
     request = close_request(state, attempt, qty, context)
-    state = replace(
+    state = evolve(
         state,
         phase=Phase.SENDING,
         attempt=attempt,

@@ -276,9 +276,15 @@ def expiration_deadline(expires_at: datetime, policy: Policy) -> datetime:
     return min(expires_at - timedelta(hours=policy.expiration_hours), cutoff)
 
 
+# No cutoff of the day of an expiry is earlier than this before its close: most looks need not know which one it is.
+_BEFORE_ANY_CUTOFF = timedelta(hours=48)
+
+
 def _expiration_risk(facts: _Facts) -> str | None:
     expires_at = facts.position.expires_at
     if not facts.policy.expiration_risk or expires_at is None:
+        return None
+    if facts.now < expires_at - max(_BEFORE_ANY_CUTOFF, timedelta(hours=facts.policy.expiration_hours)):
         return None
     deadline = expiration_deadline(expires_at, facts.policy)
     if facts.now < deadline:

@@ -43,6 +43,7 @@ from exitguard.core.records import (
 from exitguard.manager.armer import Armer
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.fills import count_in
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.reconciler import Reconciler
@@ -66,11 +67,12 @@ class AccountManager:
         self._trade_stream = trade_stream
         self._market_data = market_data
         self._lifecycle = Lifecycle(context)
-        self._closer = Closer(context, self._lifecycle)
+        corporate = CorporateActions(context, self._lifecycle)
+        self._closer = Closer(context, self._lifecycle, corporate)
         self._restorer = Restorer(context, self._lifecycle)
         self._armer = Armer(context)
         self.watcher = Watcher(context, self._closer, self._restorer)
-        self.reconciler = Reconciler(context, self._lifecycle)
+        self.reconciler = Reconciler(context, self._lifecycle, corporate)
         self._poll_wanted = asyncio.Event()
         self._polling = asyncio.Lock()
         self.desk = Desk(context, self._lifecycle, self.reconciler, self._polling)

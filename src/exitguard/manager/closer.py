@@ -26,8 +26,9 @@ from exitguard.broker.port import (
 from exitguard.core import closing
 from exitguard.core.closing import ClosingState, Context, Effect, Observation, RefusalKind
 from exitguard.core.evaluate import Decision
+from exitguard.core.evolve import evolve
 from exitguard.core.marks import WideStreak, judge
-from exitguard.core.orders import BrokerOrder, OrderRequest
+from exitguard.core.orders import BrokerOrder, BrokerPosition, OrderRequest
 from exitguard.core.records import (
     AppendEvent,
     CloseReason,
@@ -40,6 +41,7 @@ from exitguard.core.records import (
 )
 from exitguard.manager.armer import disarm
 from exitguard.manager.context import AccountContext
+from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
@@ -56,9 +58,10 @@ _NO_STREAK = WideStreak()
 class Closer:
     """Closes and reduces positions of one account."""
 
-    def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
+    def __init__(self, context: AccountContext, lifecycle: Lifecycle, corporate: CorporateActions) -> None:
         self._context = context
         self._lifecycle = lifecycle
+        self._corporate = corporate
         # What triggered a close, by position, until it is recorded: an order that is armed leaves before that.
         self._untold: dict[int, Callable[[], None]] = {}
 
@@ -72,7 +75,7 @@ class Closer:
             keep = tracked.holding.qty - decision.reduce_qty
         deadline = now + timedelta(seconds=tracked.policy.close_deadline_seconds)
         tracked.trigger_price, tracked.trigger_at = decision.price, now
-        tracked.record = replace(
+        tracked.record = evolve(
             tracked.record,
             status=PositionStatus.CLOSING if keep == 0 else tracked.record.status,
             close_reason=decision.rule,
@@ -211,7 +214,7 @@ class Closer:
                 self._tell_now(tracked)
             while not isinstance(effect, closing.Finish):
                 seen = await self._perform(tracked, state, effect)
-                state = self._taken_over(tracked, state)
+                state = self._taken_over(tracked, replace(state, instrument=tracked.holding.instrument))
                 state, effect = closing.advance(state, seen, self._view(tracked, first=False))
             await self._finish(tracked, state)
             if not state.is_reduction or tracked.record.status is not PositionStatus.CLOSING:
@@ -302,7 +305,7 @@ class Closer:
                         await self._context.broker.cancel(order_id, Priority.EXIT)
                     return closing.Done()
                 case closing.AskPosition():
-                    return closing.PositionSeen(await self._context.broker.position(tracked.record.symbol))
+                    return closing.PositionSeen(await self._held(tracked))
                 case closing.Lookup():
                     found = await self._context.broker.order_by_client_id(effect.client_order_id)
                     return closing.OrderAbsent() if found is None else self._seen(tracked, found)
@@ -361,6 +364,12 @@ class Closer:
         self._fold(tracked, order, "orders")
         return closing.OrderSeen(order)
 
+    async def _held(self, tracked: Tracked) -> BrokerPosition | None:
+        """What the broker holds. A split that its answers show restates ours first: all of it is to be closed."""
+        held = await self._context.broker.position(tracked.record.symbol)
+        await self._corporate.split(tracked, held)
+        return held
+
     async def _repair(self, tracked: Tracked) -> None:
         """Read the contract's orders since shortly before the entry and fold what was missed."""
         since = tracked.record.entry_time - timedelta(minutes=5)
@@ -385,7 +394,7 @@ class Closer:
     async def _submit(self, tracked: Tracked, request: OrderRequest, attempt: int) -> Observation:
         context, now = self._context, self._context.clock.now()
         if request == tracked.armed_request and tracked.armed is not None and context.ledger.store.surely_leased():
-            intent = replace(tracked.armed, status=IntentStatus.INTENDED, created_at=now)
+            intent = evolve(tracked.armed, status=IntentStatus.INTENDED, created_at=now)
             tracked.armed, tracked.armed_request = None, None
             context.ledger.post(context.put_intent(intent))
             return self._answer(tracked, intent, await self._fire(tracked, request, attempt))
@@ -415,16 +424,23 @@ class Closer:
 
     async def _fire(self, tracked: Tracked, request: OrderRequest, attempt: int) -> SubmitResult:
         """Send an order that is armed; what the breach changed is written while it travels."""
-        name = f"record {request.client_order_id}"
-        recording = self._context.spawn(self._record(tracked, request.client_order_id, attempt), name)
+        recordings: list[asyncio.Task[None]] = []
+
+        def record() -> None:
+            name = f"record {request.client_order_id}"
+            recordings.append(self._context.spawn(self._record(tracked, request.client_order_id, attempt), name))
+
+        due = asyncio.get_running_loop().call_later(HEAD_START, record)
         try:
             return await self._context.broker.submit(request, Priority.EXIT)
         finally:
-            await asyncio.wait({recording})
+            due.cancel()
+            if not recordings:
+                record()
+            await asyncio.wait(recordings)
 
     async def _record(self, tracked: Tracked, client_order_id: str, attempt: int) -> None:
         """Write what a breach changed. Until the database is back, the ledger keeps it."""
-        await asyncio.sleep(HEAD_START)
         context = self._context
         tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=client_order_id)
         self._tell_now(tracked)

@@ -53,11 +53,19 @@ def derived_id(order_id: str, filled: Decimal) -> str:
     return f"{order_id}@{filled.normalize():f}"
 
 
+def part_id(order_id: str, begun: Decimal, filled: Decimal) -> str:
+    """Id of the part of an order's fills between two of its cumulative quantities.
+
+    Never the id of what was booked up to either: the part before it may be found, and booked, later.
+    """
+    return f"{order_id}@{begun.normalize():f}..{filled.normalize():f}"
+
+
 def count_in(tally: Tally, fill: Fill) -> None:
     """Count what a recorded fill accounts for: of an order that turned a position around only a part is recorded."""
     order_id, _, filled = fill.execution_id.partition("@")
     if order_id != fill.order_id or not filled:
         return
-    missing = Decimal(filled) - tally.qty
+    missing = Decimal(filled.rpartition("..")[2]) - tally.qty
     if missing > 0:
         tally.add(missing, fill.price)

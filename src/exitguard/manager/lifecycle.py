@@ -52,12 +52,13 @@ class Lifecycle:
     def open_from_execution(self, execution: ExecutionRecord, order: BrokerOrder, now: datetime) -> Tracked | None:
         """Take the filled part of an entry order under management; None when nothing of it is new.
 
-        A fill of a contract that is held already on the same side adds to that position.
+        A fill of a contract that is held already adds to that position, or takes from it: the broker knows one
+        position of a contract, so two of ours on opposite sides would hide each other.
         """
         context = self._context
         instrument = parse_instrument(order.symbol)
         side = PositionSide.LONG if order.side is PositionSide.LONG.opening else PositionSide.SHORT
-        existing = context.on_symbol(instrument.symbol, side)
+        existing = context.on_symbol(instrument.symbol)
         if existing is not None:
             self.apply_order(order, None, now, "orders")
             return existing
@@ -161,6 +162,7 @@ class Lifecycle:
             features=execution.features if execution else {},
         )
         tracked = Tracked(record, holding, policy, context.expiry_moment(instrument))
+        tracked.refresh_from_holding()  # a part of what is adopted may be closed again
         context.add(tracked)
         context.note_fill(instrument.symbol, now)
         self.refresh_bracket(tracked, now, announce=False)

@@ -19,8 +19,9 @@ from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare, order_prefix
 from exitguard.core.records import AppendEvent, CloseReason, EventType, IntentStatus, SetAside
 from exitguard.core.session import NEW_YORK
-from exitguard.manager.context import AccountContext
-from exitguard.manager.fills import derived_id
+from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.corporate import LOOKS, CorporateActions
+from exitguard.manager.fills import part_id
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.order_watch import OrderWatch
 from exitguard.manager.pieces import in_pieces
@@ -45,9 +46,10 @@ _LAPSES = {"OPEXP": CloseReason.EXPIRED, "OPEXC": CloseReason.EXERCISED, "OPASN"
 class Reconciler:
     """Compares, counts strikes, repairs."""
 
-    def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
+    def __init__(self, context: AccountContext, lifecycle: Lifecycle, corporate: CorporateActions) -> None:
         self._context = context
         self._lifecycle = lifecycle
+        self._corporate = corporate
         self._strikes: dict[tuple[FindingKind, str], int] = {}
         self._set_aside: set[str] = set()
         self._absences: dict[str, int] = {}
@@ -72,6 +74,7 @@ class Reconciler:
         theirs, whole = await self._positions()
         now = context.clock.now()
         readable = self._readable(theirs, now, whole=whole)
+        await self._restate(readable, whole=whole, patient=patient)
         async for piece in in_pieces(list(context.positions.values())):
             for tracked in piece:
                 if tracked.record.id in context.positions:
@@ -87,14 +90,26 @@ class Reconciler:
         await self._order_watch.look({*ours, *readable}, now)
         await self._act(readable, now, patient=patient, mass_change_accepted=mass_change_accepted)
 
-    def _look_at(
-        self, tracked: Tracked, seen: BrokerPosition | None, asked_at: datetime, now: datetime
-    ) -> None:
+    async def _restate(self, theirs: dict[str, BrokerPosition], *, whole: bool, patient: bool) -> None:
+        """Take splits and new symbols for what they are, before anything else is compared."""
+        context = self._context
+        for tracked in list(context.positions.values()):
+            seen = theirs.get(tracked.record.symbol)
+            if seen is None or seen.qty != tracked.signed_qty:
+                await self._corporate.split(tracked, seen, looks=LOOKS if patient else 1)
+        if not whole:
+            return  # nothing is known to be missing
+        for symbol, position in theirs.items():
+            if context.on_symbol(symbol) is None:
+                await self._corporate.renamed(position, theirs)
+
+    def _look_at(self, tracked: Tracked, seen: BrokerPosition | None, asked_at: datetime, now: datetime) -> None:
         """Take over what the broker says of one position; `seen` is None when it lists none."""
         # No order event tells of a bracket that was gone before we looked.
         self._lifecycle.refresh_bracket(tracked, now)
         tracked.broker_qty = seen.qty if seen is not None else Decimal(0)
         tracked.broker_seen_at = asked_at
+        tracked.asset_id = seen.asset_id if seen is not None else tracked.asset_id
         tracked.broker_mark = seen.current_price if seen is not None else None
         self._compare_marks(tracked, now)
 
@@ -353,13 +368,15 @@ class Reconciler:
         No order and no trade update tells of it, and it can happen before the expiry. At 0: what the contracts were
         worth is in the underlying's own position (OPTRD).
         """
-        if not tracked.holding.instrument.is_option or finding.kind not in (FindingKind.PHANTOM, FindingKind.QUANTITY):
+        if not tracked.holding.instrument.is_option:
             return False
+        # Of a position that was turned around afterwards nothing is left on our side.
+        left = max(finding.theirs * tracked.record.side.sign, Decimal(0))
         opened = tracked.record.entry_time.astimezone(NEW_YORK).date()
         activities = await self._context.broker.activities(after=opened - timedelta(days=1))
         booked = False
         for activity in activities:
-            missing = tracked.holding.qty - abs(finding.theirs)
+            missing = tracked.holding.qty - left
             reason = _LAPSES.get(activity.type)
             if reason is None or activity.symbol != tracked.record.symbol or missing <= 0:
                 continue
@@ -414,6 +431,7 @@ class Reconciler:
         fills = opening_fills(history, symbol, theirs.qty)
         if not self._are_unbooked(fills, history):
             fills = []  # they belong to a position that is closed: the answer lags
+        fills = self._at_what_is_left(fills, history)
         evidence = "fill activities"
         if not fills:
             if history and not unproven:
@@ -433,14 +451,37 @@ class Reconciler:
             evidence = "broker position; no fills found, entry time unknown"
         self._lifecycle.adopt(symbol, side, fills, history, now, evidence)
 
+    def _at_what_is_left(self, chosen: list[Fill], history: list[Fill]) -> list[Fill]:
+        """The chosen fills, the first at the price that an order which is booked in part leaves for it (F58).
+
+        What was booked may have been derived from the order's average, in which the rest of its fills is counted too.
+        """
+        if not chosen:
+            return chosen
+        first, tally = chosen[0], self._context.tally(chosen[0].order_id)
+        whole = _sums(history, first.order_id)
+        wanted = _sums(chosen, first.order_id)
+        if not tally.qty or tally.qty + wanted.qty != whole.qty:
+            return chosen
+        off = whole.value - tally.value - wanted.value
+        return [replace(first, price=max(first.price + off / first.qty, Decimal(0))), *chosen[1:]]
+
     def _are_unbooked(self, chosen: list[Fill], history: list[Fill]) -> bool:
         """Whether the books have room for these fills: what was booked of each order and they are at most its fills."""
         for order_id in {fill.order_id for fill in chosen}:
-            whole = sum((f.qty for f in history if f.order_id == order_id), Decimal(0))
-            wanted = sum((f.qty for f in chosen if f.order_id == order_id), Decimal(0))
-            if self._context.tally(order_id).qty + wanted > whole:
+            wanted = _sums(chosen, order_id).qty
+            if self._context.tally(order_id).qty + wanted > _sums(history, order_id).qty:
                 return False
         return True
+
+
+def _sums(fills: list[Fill], order_id: str) -> Tally:
+    """What the fills of one order add up to."""
+    total = Tally()
+    for fill in fills:
+        if fill.order_id == order_id:
+            total.add(fill.qty, fill.price)
+    return total
 
 
 def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
@@ -459,6 +500,7 @@ def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
             return mine[index:]
         if (left > 0) != (qty > 0):
             filled = sum((f.qty for f in mine[: index + 1] if f.order_id == fill.order_id), Decimal(0))
-            opened = replace(fill, qty=fill.qty - abs(left), execution_id=derived_id(fill.order_id, filled))
-            return [opened, *mine[index + 1 :]] if opened.qty > 0 else []
+            opened = fill.qty - abs(left)
+            turned = replace(fill, qty=opened, execution_id=part_id(fill.order_id, filled - opened, filled))
+            return [turned, *mine[index + 1 :]] if opened > 0 else []
     return []

@@ -20,6 +20,7 @@ class Tracked:
     `hurry` is set when a close waits for a restoration.
     `armed` is the intent of the next close as it is, or will be, in the ledger; `armed_request` is its order, once the
     ledger has it.
+    `asset_id` is the broker's id of the asset, which survives a new symbol.
     `trigger_price` and `trigger_at` are the mark and the moment of the breach, for measuring slippage.
     """
 
@@ -38,6 +39,7 @@ class Tracked:
     broker_mark: Decimal | None = None
     broker_qty: Decimal | None = None
     broker_seen_at: datetime | None = None
+    asset_id: str | None = None
     held_reported: CloseReason | None = None
     pending_reported: CloseReason | None = None
     trigger_price: Decimal | None = None

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from exitguard.broker.port import Tick
 from exitguard.core.evaluate import Action, Decision, evaluate, expiration_deadline
+from exitguard.core.evolve import evolve
 from exitguard.core.marks import QuoteView, judge
 from exitguard.core.position import PositionSide
 from exitguard.core.quote import QuoteState
@@ -140,7 +141,7 @@ class Watcher:
     def _remember(self, tracked: Tracked, decision: Decision, view: QuoteView, now: datetime) -> None:
         record = tracked.record
         if decision.price is None or decision.pnl is None or view.quote is None:
-            tracked.record = replace(record, last_checked_at=now)
+            tracked.record = evolve(record, last_checked_at=now)
             return
         price = decision.price
         best, worst = record.best_price or price, record.worst_price or price
@@ -148,7 +149,7 @@ class Watcher:
             best, worst = max(best, price), min(worst, price)
         else:
             best, worst = min(best, price), max(worst, price)
-        tracked.record = replace(
+        tracked.record = evolve(
             record,
             current_price=price.quantize(_PRICE),
             current_pnl_dollars=decision.pnl.dollars.quantize(_MONEY),

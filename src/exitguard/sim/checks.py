@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 from exitguard.core.instrument import parse_instrument
 from exitguard.core.orders import Fill, OrderRequest, OrderSide, PositionIntent
@@ -19,6 +20,7 @@ from exitguard.core.records import (
     EventType,
     HistoryRecord,
     IntentRecord,
+    IntentStatus,
     PositionRecord,
     PositionStatus,
     PutFill,
@@ -27,6 +29,7 @@ from exitguard.core.records import (
     PutPosition,
 )
 from exitguard.core.replay import Difference, FillRow, Replay, Tables, contradictions, differences
+from exitguard.manager.orders import request_data
 from exitguard.sim.exchange import SimExchange
 from exitguard.sim.loop import Process
 from exitguard.sim.memory_book import ZERO, BookOrder
@@ -71,8 +74,8 @@ class Judge:
         self._exchanges = exchanges
         self._now = now
         self._report = report
-        # By account and position: opened minus closed, from the fills in the ledger.
-        self._folded: dict[tuple[str, int], Decimal] = {}
+        # By account and position: the fills in the ledger, opening ones positive.
+        self._fills: dict[tuple[str, int], list[tuple[Fill, int]]] = {}
         self._seen_fills: set[tuple[str, str]] = set()
         self._seen_intents: dict[tuple[str, str], datetime] = {}
         self._seen_closed: set[tuple[str, int]] = set()
@@ -132,6 +135,10 @@ class Judge:
         intent = _journaled(journal, name) or self._ledger.account(account).intents.get(name)
         if intent is None:
             self._wrong("I3", account, f"{name} was sent without a committed intent", request.symbol)
+        elif not (intent.status.is_live or intent.status is IntentStatus.ARMED):
+            self._wrong("I3", account, f"{name} was sent and its intent is {intent.status}", request.symbol)
+        elif intent.status is IntentStatus.ARMED and _as_text(intent.request) != _as_text(request_data(request)):
+            self._wrong("I3", account, f"{name} is not the order that is armed: {request} and {intent}", request.symbol)
         elif (intent.symbol, intent.side, intent.qty) != (request.symbol, request.side, request.qty):
             self._wrong("I3", account, f"{name} is not what its intent says: {request} and {intent}", request.symbol)
         row = self._ledger.account(account).positions.get(intent.position_id or 0) if intent is not None else None
@@ -139,7 +146,9 @@ class Judge:
             text = f"{name} is to close {request.qty} of {row.quantity} {row.symbol}"
             self._wrong("I1", account, text, row.symbol)
         newest, since = self._lease_at.get(account, (epoch, self._now()))
-        if newest > epoch and (committed is None or committed > since):
+        # What was decided before the next one took over is in the ledger as decided; an armed order is decided now.
+        decided_before = committed is not None and committed <= since and intent is not None and intent.status.is_live
+        if newest > epoch and not decided_before:
             text = f"{name} was decided under epoch {epoch} after {newest} had taken over at {since:%H:%M:%S}"
             self._wrong("I12", account, text, request.symbol)
 
@@ -225,11 +234,12 @@ class Judge:
         if (account, fill.execution_id) in self._seen_fills:
             return
         self._seen_fills.add((account, fill.execution_id))
-        signed = fill.qty if fill.side is row.side.opening else -fill.qty
-        self._folded[account, row.id] = self._folded.get((account, row.id), ZERO) + signed
+        sign = 1 if fill.side is row.side.opening else -1
+        self._fills.setdefault((account, row.id), []).append((fill, sign))
 
     def _check_row(self, account: str, row: PositionRecord, decided_at: datetime) -> None:
-        folded = self._folded.get((account, row.id), ZERO)
+        folded = sum((sign * _units(fill, row) for fill, sign in self._fills.get((account, row.id), [])), ZERO)
+        self._check_splits(account, row)
         if row.quantity != folded or folded < 0:
             text = f"position {row.id} says {row.quantity}, its fills {folded} {row.symbol}"
             self._wrong("I1" if folded < 0 else "I5", account, text, row.symbol)
@@ -242,6 +252,14 @@ class Judge:
             self._wrong("I11", account, text, row.symbol)
         if row.id not in self._ledger.account(account).history:
             self._wrong("I10", account, f"position {row.id} closed without a history row", row.symbol)
+
+    def _check_splits(self, account: str, row: PositionRecord) -> None:
+        """A position is restated by what happened to its stock, and once by each of it."""
+        split = [ratio for symbol, ratio in self._exchanges[account].splits if symbol == row.symbol]
+        restated = [each.new_rate / each.old_rate for each in row.restatements]
+        if restated != split[len(split) - len(restated) :]:
+            text = f"position {row.id} ({row.symbol}) was restated by {restated}, its stock was split by {split}"
+            self._wrong("I11", account, text, row.symbol)
 
     def _was_flat(self, account: str, row: PositionRecord) -> bool:
         """Whether the broker has held nothing on the position's side since it began."""
@@ -265,7 +283,8 @@ class Judge:
         """The exit price is the average of the closing fills, and nothing else (F58)."""
         fills = [f for number, f, _ in self._ledger.account(account).fills.values() if number == row.position_id]
         closing = [f for f in fills if f.side is row.side.closing]
-        qty = sum((f.qty for f in closing), ZERO)
+        position = self._ledger.account(account).positions[row.position_id]
+        qty = sum((_units(f, position) for f in closing), ZERO)
         value = sum((f.qty * f.price for f in closing), ZERO)
         if qty == 0 or abs(value / qty - row.exit_price) > _CENT_OF_A_CENT or qty != row.quantity:
             text = (
@@ -311,6 +330,15 @@ class Judge:
                 self._wrong("F58", account, text, order.symbol)
 
 
+def _units(fill: Fill, row: PositionRecord) -> Decimal:
+    """A fill's quantity after the splits that came since."""
+    qty = fill.qty
+    for split in row.restatements:
+        if fill.at < split.at:
+            qty = qty * split.new_rate / split.old_rate
+    return qty
+
+
 def _tables(rows: AccountLedger, keys: dict[str, set[str]] | None) -> Tables:
     """The ledger's rows as an audit sees them: those that are named, or all."""
 
@@ -328,6 +356,11 @@ def _tables(rows: AccountLedger, keys: dict[str, set[str]] | None) -> Tables:
         order_intents={key: row for key, row in rows.intents.items() if wanted("order_intents", key)},
         position_history={str(n): row for n, row in rows.history.items() if wanted("position_history", str(n))},
     )
+
+
+def _as_text(request: dict[str, Any]) -> dict[str, str]:
+    """An order's fields, whether they come from memory or from a journal."""
+    return {name: str(value) for name, value in request.items()}
 
 
 def _journaled(journal: list[bytes], name: str) -> IntentRecord | None:

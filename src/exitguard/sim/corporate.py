@@ -88,11 +88,12 @@ class Corporate:
         self._world.split(symbol, 2)
         for exchange in self._world.exchanges.values():
             exchange.cancel_resting(symbol)
+            exchange.splits.append((symbol, Decimal(2)))
             qty, average = exchange.held.get(symbol, (ZERO, ZERO))
             if qty:
                 self._say(f"splits {qty} {symbol} two for one", exchange.account_name)
+                exchange.held[symbol] = (qty, average / 2)
                 exchange.change_without_order(symbol, qty, ZERO)
-                exchange.held[symbol] = (qty * 2, average / 2)
         return True
 
     def _crowd(self, rng: Random) -> bool:

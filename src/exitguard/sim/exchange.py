@@ -48,6 +48,8 @@ class SimExchange(MemoryBroker):
         self._ready_at: dict[str, datetime] = {}
         self._doomed: dict[str, OrderStatus] = {}
         self.holdings: list[tuple[datetime, dict[str, Decimal]]] = [(world.now(), {})]
+        # Splits of stocks: new shares for each old one, in their order.
+        self.splits: list[tuple[str, Decimal]] = []
         self.fill_watchers: list[Callable[[BookOrder, Fill, Decimal], None]] = []
         self.accept_watchers: list[Callable[[BookOrder], None]] = []
 

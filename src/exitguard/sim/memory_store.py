@@ -46,7 +46,15 @@ from exitguard.core.records import (
     SetAside,
     SetRecommendation,
 )
-from exitguard.store.port import AccountMismatch, Lease, LeaseHeld, LeaseLost, StoreError, StoreRejected
+from exitguard.store.port import (
+    SURE_SHARE,
+    AccountMismatch,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+    StoreError,
+    StoreRejected,
+)
 
 _OPEN_EXECUTIONS = (
     ExecutionStatus.INTENDED,
@@ -175,7 +183,8 @@ class MemoryStore:
         self._ledger = ledger
         self._name = account_name
         self._epoch = 0
-        self._acquired: set[int] = set()
+        # By epoch: until when, on the loop's clock, this process may be sure of that lease without asking.
+        self._sure_until: dict[int, float] = {}
         self.closed = False
         # Scripted trouble: the next commits fail before, or after, they have been applied.
         self.failures_before: deque[StoreError] = deque()
@@ -196,6 +205,7 @@ class MemoryStore:
 
     async def acquire_lease(self, holder: str, ttl: timedelta, component: str = "manager") -> Lease:
         """Become the one live process of this component."""
+        asked = asyncio.get_running_loop().time()
         await asyncio.sleep(0)
         held = self.rows.leases.get(component)
         if held is not None and held.holder != holder and held.expires_at > self._ledger.now():
@@ -204,26 +214,27 @@ class MemoryStore:
         lease = Lease(self._name, holder, self.rows.epoch, self._ledger.now() + ttl)
         self.rows.leases[component] = lease
         self._epoch = lease.epoch
-        self._acquired.add(lease.epoch)
+        self._sure_until[lease.epoch] = asked + ttl.total_seconds() * SURE_SHARE
         return lease
 
     async def renew_lease(self, lease: Lease, ttl: timedelta) -> Lease:
         """Extend the lease."""
+        asked = asyncio.get_running_loop().time()
         await asyncio.sleep(0)
         component = self._component(lease.epoch)
         renewed = replace(lease, expires_at=self._ledger.now() + ttl)
         self.rows.leases[component] = renewed
+        self._sure_until[lease.epoch] = asked + ttl.total_seconds() * SURE_SHARE
         return renewed
 
     def surely_leased(self) -> bool:
-        """Whether the lease is still this store's, which a store in the ledger's own memory can see."""
-        held = {lease.epoch for lease in self.rows.leases.values() if lease.expires_at > self._ledger.now()}
-        return bool(self._acquired) and self._acquired <= held
+        """Whether nobody else can hold the lease: from what this process was told, not from the rows of others."""
+        return bool(self._sure_until) and asyncio.get_running_loop().time() < min(self._sure_until.values())
 
     async def release_lease(self, lease: Lease) -> None:
         """Give the lease back."""
+        self._sure_until.pop(lease.epoch, None)
         await asyncio.sleep(0)
-        self._acquired.discard(lease.epoch)
         for component, held in list(self.rows.leases.items()):
             if held.epoch == lease.epoch:
                 del self.rows.leases[component]

@@ -17,6 +17,9 @@ from exitguard.core.records import (
     RecommendationRecord,
 )
 
+# A lease is beyond doubt for this share of its life after it was confirmed: the rest is for clocks that do not agree.
+SURE_SHARE = 0.75
+
 
 class StoreError(ExitguardError):
     """The ledger could not do what was asked."""

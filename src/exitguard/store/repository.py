@@ -25,7 +25,7 @@ from exitguard.core.records import (
 from exitguard.store.connection import Link, translating
 from exitguard.store.elapsed import elapsed
 from exitguard.store.encoding import decode_record, encode_json, encode_operations, encode_record
-from exitguard.store.port import Lease, LeaseLost, SchemaMismatch, StoreRejected, StoreUnavailable
+from exitguard.store.port import SURE_SHARE, Lease, LeaseLost, SchemaMismatch, StoreRejected, StoreUnavailable
 from exitguard.store.queries import query
 from exitguard.store.schema import check_schema
 
@@ -36,8 +36,6 @@ _RECONNECT_FIRST = 0.1
 _RECONNECT_LAST = 5.0
 _ROLE = "exitguard_app"
 _CHANNELS = ("commands", "recommendations")
-# A lease is beyond doubt for this share of its life after it was confirmed: the rest is for clocks that do not agree.
-_SURE_SHARE = 0.75
 # The generation of a connection, and the moment until which its lease is beyond doubt.
 _NEVER = (0, 0.0)
 
@@ -155,7 +153,7 @@ class PgAccountStore:
 
     def _confirm(self, asked: float, ttl: timedelta) -> None:
         """Remember that the lease was ours at `asked`, and until when that is beyond doubt."""
-        self._sure = (self._watch.generation, asked + ttl.total_seconds() * _SURE_SHARE)
+        self._sure = (self._watch.generation, asked + ttl.total_seconds() * SURE_SHARE)
 
     def surely_leased(self) -> bool:
         """Whether nobody else can hold the lease now, as far as can be known without asking; False when in doubt.

@@ -173,6 +173,46 @@ async def _(client: Client) -> None:
     await until_positions(client, {"AAPL": "10"})
 
 
+async def refused(client: Client, code: int, **fields: Any) -> str:
+    """Have an order to sell refused; the words."""
+    order = {"qty": "10", "side": "sell", "type": "market", "time_in_force": "day", **fields}
+    answered, body = await client.post("/v2/orders", order)
+    assert (answered, body["code"]) == (403, code)
+    return str(body["message"])
+
+
+@shows("assignment_lock")
+async def _(client: Client) -> None:
+    await hold(client, CALL, 1)
+    await client.fault("assignment_lock", count=1)
+    assert "active assignment lock" in await refused(client, 40310000, symbol=CALL, qty="1")
+
+
+@shows("expiring_limit")
+async def _(client: Client) -> None:
+    await client.post("/admin/advance", {"to": "2026-11-20T10:00:00"})
+    await client.quote("AAPL", 190, 190.02)
+    await client.fault("expiring_limit", parameters={"limit": 2})
+    message = await refused(client, 40310000, symbol=CALL, side="buy", qty="3")
+    assert message.endswith("(requested: 3, held+open: 0, limit: 2)")
+    await hold(client, CALL, 2)
+
+
+@shows("halt_refused")
+async def _(client: Client) -> None:
+    await hold(client)
+    await client.fault("halt_refused", count=1)
+    await client.fault("halt", symbol="AAPL")
+    assert "halted" in await refused(client, 40310010, symbol="AAPL")
+
+
+@shows("day_trade_denied")
+async def _(client: Client) -> None:
+    await hold(client)
+    await client.fault("day_trade_denied", account="large")
+    assert "pattern day trading" in await refused(client, 40310100, symbol="AAPL")
+
+
 @shows("lookup_lag")
 async def _(client: Client) -> None:
     await client.fault("lookup_lag", count=1, parameters=SOON)

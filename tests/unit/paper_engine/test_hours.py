@@ -106,10 +106,9 @@ def test_auction_cutoffs(clock: str, tif: str, taken: bool) -> None:
     if taken:
         assert floor.order(time_in_force=tif)["status"] == "pending_new"
     else:
-        assert (
-            refusal(lambda: floor.order(time_in_force=tif))[1]["message"]
-            == f"{tif} orders are not accepted at this time"
-        )
+        until = {"opg": "9:28am", "cls": "3:50pm"}[tif]
+        message = f"{tif} orders must be submitted after 7:00pm and before {until}"
+        assert refusal(lambda: floor.order(time_in_force=tif)) == (403, {"code": 40310000, "message": message})
 
 
 def test_f115_an_early_close_ends_the_day_at_one() -> None:

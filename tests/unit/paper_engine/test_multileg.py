@@ -181,7 +181,7 @@ def test_the_venue_can_put_a_spread_under_a_new_id() -> None:
                     {"symbol": "KO", "ratio_qty": "1", "side": "buy"},
                 ]
             },
-            'contract "KO" is not found',
+            'contract "KO" not found',
         ),
     ],
 )

@@ -56,9 +56,9 @@ def test_what_options_do_not_know(fields: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("level", "fields", "message"),
     [
-        (0, {}, "account not eligible for level2 options trading"),
+        (0, {}, "account not authorized to trade options"),
         (1, {}, "account not eligible for level2 options trading"),
-        (0, {"side": "sell"}, "account not eligible for level1 options trading"),
+        (0, {"side": "sell"}, "account not authorized to trade options"),
         (3, {"side": "sell"}, "account not eligible to trade uncovered option contracts"),
     ],
 )
@@ -248,10 +248,24 @@ def test_what_the_account_cannot_exercise_is_sold_out_from_half_past_three() -> 
 def test_do_not_exercise_is_taken_on_the_last_day_only() -> None:
     floor = floor_with_options()
     floor.hold("1", CALL)
-    assert refusal(lambda: floor.exchange.do_not_exercise(floor.account, CALL))[0] == 422
+    assert refusal(lambda: floor.exchange.do_not_exercise(floor.account, CALL)) == (
+        403,
+        {
+            "code": 40310000,
+            "message": "dne requests are only accepted on the expiration day of the option contract",
+        },
+    )
+    assert refusal(lambda: floor.exchange.do_not_exercise(floor.account, PUT)) == (
+        404,
+        {"code": 40410000, "message": f"long position not found: {PUT}"},
+    )
     floor.to("12:00", days=1)
     floor.quote("KO", "52", "52.02")
     floor.exchange.do_not_exercise(floor.account, CALL)
+    assert refusal(lambda: floor.exchange.exercise(floor.account, CALL))[1] == {
+        "code": 40310000,
+        "message": "cannot exercise position marked as do-not-exercise",
+    }
     floor.to("16:00")
     assert (floor.qty(CALL), floor.qty("KO")) == (0, 0)
 
@@ -260,7 +274,8 @@ def test_exercise_on_request() -> None:
     floor = floor_with_options()
     floor.hold("2", CALL)
     assert refusal(lambda: floor.exchange.exercise(floor.account, CALL))[1]["message"] == (
-        "out of the money options cannot be exercised"
+        "you are attempting to exercise an out of the money option contract, "
+        "please contact support@alpaca.markets to complete this request"
     )
     floor.quote("KO", "52", "52.02")
     floor.order(symbol=CALL, side="sell", qty="1", type="limit", limit_price="5")

@@ -251,7 +251,7 @@ def test_configurations_forbid_shorting_and_trading() -> None:
     floor.exchange.patch_configurations(floor.account, {"no_shorting": True})
     assert refusal(lambda: floor.order(side="sell"))[1]["message"] == "account is not allowed to short"
     floor.exchange.patch_configurations(floor.account, {"suspend_trade": "true"})
-    assert refusal(floor.order)[1]["message"] == "trading is suspended by user"
+    assert refusal(floor.order)[1]["message"] == "new orders are rejected by user request"
 
 
 def test_open_orders_are_bounded() -> None:

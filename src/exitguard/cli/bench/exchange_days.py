@@ -20,7 +20,7 @@ import orjson
 import uvloop
 
 from exitguard.core.session import Session, table_calendar
-from exitguard.paper.engine import Account
+from exitguard.paper.engine import Account, ExchangeSettings
 from exitguard.paper.market.generated import GeneratorSettings
 from exitguard.paper.market.recorded import RecordedBar
 from exitguard.paper.server.app import PaperServer
@@ -73,7 +73,12 @@ async def large_day(stocks: int, contracts: int) -> dict[str, float]:
 
 
 async def many_days(days: int, orders_a_day: int) -> dict[str, Any]:
-    """Play days one after another, trading on each; resident memory in MiB after every day."""
+    """Play days one after another, trading on each; resident memory in MiB after every day.
+
+    What must be answerable for ever so long (orders, activities, executions) is bounded by settings; here the bounds
+    are what a few days fill, so that whatever grows afterwards is not history but a leak.
+    """
+    history = 10 * orders_a_day
     calendar = table_calendar()
     first = calendar.session_on_or_before(_FIRST_DAY)
     sessions = calendar.between(first.day, first.day + timedelta(days=2 * days + 10))[: days + 1]
@@ -82,6 +87,7 @@ async def many_days(days: int, orders_a_day: int) -> dict[str, Any]:
         start=first.open,
         paused=True,
         generator=GeneratorSettings(interval=30.0, extended_interval=0.0, halt_probability_a_day=0.0),
+        exchange=ExchangeSettings(orders_kept=history, activities_kept=history, executions_kept=history),
     )
     memory: list[float] = []
     async with PaperServer(settings) as server:
@@ -94,6 +100,8 @@ async def many_days(days: int, orders_a_day: int) -> dict[str, Any]:
             gc.collect()
             memory.append(_resident())
         fills = len(host.exchange.fills_json())
+        if fills < min(history, days * orders_a_day // 2):
+            raise RuntimeError(f"only {fills} fills in {days} days: nothing was traded")
     return {"memory": memory, "fills": fills}
 
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 from exitguard.core.instrument import price_tick
 from exitguard.core.session import NEW_YORK
 from exitguard.paper.engine.balances import available_quantity, balances, locked_shares
+from exitguard.paper.engine.denials import Denials
 from exitguard.paper.engine.errors import (
     forbidden,
     insufficient_buying_power,
@@ -14,6 +15,7 @@ from exitguard.paper.engine.errors import (
     insufficient_quantity,
     insufficient_underlying,
     invalid,
+    no_quote,
     unprocessable,
     wash_trade,
 )
@@ -54,10 +56,12 @@ class Admission:
 
     def __init__(self, venue: Venue) -> None:
         self._venue = venue
+        self._denials = Denials(venue)
 
     def check(self, account: Account, draft: Draft, asset: Asset) -> Terms:
         """Admit an order. Raises ApiError with the venue's own words."""
-        self.check_account(account, draft.client_order_id)
+        if not draft.by_broker:
+            self.check_account(account, draft.client_order_id)
         if asset.is_option:
             self._check_option(draft, asset)
         else:
@@ -74,6 +78,8 @@ class Admission:
             self.check_expiring(asset)
             self._check_opening(account, draft, asset, intent)
         self.check_wash_trade(account, asset.symbol, draft)
+        if not draft.by_broker:
+            self.check_denied(account, asset, intent, draft.qty or ZERO)
         if closing:
             return Terms(intent, ZERO, ZERO)
         if asset.is_option:
@@ -90,8 +96,8 @@ class Admission:
     def check_account(self, account: Account, client_order_id: str | None) -> None:
         """The account may trade, and the client's id is new."""
         if account.trading_blocked or account.configurations["suspend_trade"]:
-            blocked = "account is blocked from trading" if account.trading_blocked else "trading is suspended by user"
-            raise forbidden(blocked)
+            blocked = account.trading_blocked
+            raise forbidden("account is blocked from trading" if blocked else "new orders are rejected by user request")
         if client_order_id is not None and client_order_id in account.by_client_id:
             raise invalid("client_order_id must be unique")
         if len(account.open) >= self._venue.settings.maximum_open_orders:
@@ -122,7 +128,8 @@ class Admission:
         if draft.type not in ("market", "limit"):
             raise unprocessable(f"{draft.time_in_force} orders must be market or limit orders")
         if not self._venue.sessions.takes_auction(self._venue.moment(), opening):
-            raise forbidden(f"{draft.time_in_force} orders are not accepted at this time")
+            until = "9:28am" if opening else "3:50pm"
+            raise forbidden(f"{draft.time_in_force} orders must be submitted after 7:00pm and before {until}")
 
     def _check_ticks(self, draft: Draft, asset: Asset) -> None:
         for name, price in (
@@ -152,6 +159,10 @@ class Admission:
         exit_side = draft.side if kind == "oco" else ("sell" if draft.side == "buy" else "buy")
         check_exit_prices(exit_side, base, None if kind == "oco" else draft.target, draft.stop_loss)
         check_exits_apart(exit_side, draft.target, draft.stop_loss)
+
+    def check_denied(self, account: Account, asset: Asset, intent: str, qty: Decimal) -> None:
+        """No fault refuses what the rules allow. Raises ApiError."""
+        self._denials.check(account, asset, intent, qty)
 
     # Positions and other orders ---------------------------------------------------------------------------------------
 
@@ -225,7 +236,7 @@ class Admission:
         ask = quote.ask if quote is not None else asset.price
         price = draft.limit_price or draft.stop_price or ask
         if not price:
-            raise unprocessable(f'no quote available for "{asset.symbol}"')
+            raise no_quote()
         return price * asset.multiplier
 
     def _option_cost(self, account: Account, draft: Draft, asset: Asset, intent: str) -> Terms:
@@ -233,6 +244,8 @@ class Admission:
         level = min(configurations["max_options_trading_level"], configurations["options_approved_level"])
         qty = draft.qty or ZERO
         available = balances(account).options_buying_power
+        if level < 1:
+            raise forbidden("account not authorized to trade options")
         if intent == "buy_to_open":
             if level < 2:
                 raise forbidden("account not eligible for level2 options trading")
@@ -240,8 +253,6 @@ class Admission:
             if unit * qty > available:
                 raise insufficient_options_buying_power(available, unit * qty)
             return Terms(intent, unit, unit * qty)
-        if level < 1:
-            raise forbidden("account not eligible for level1 options trading")
         if asset.right == "call":
             self._check_covered_call(account, asset, qty)
             return Terms(intent, ZERO, ZERO)

@@ -100,6 +100,34 @@ def insufficient_underlying(symbol: str, asset_id: str, required: Decimal, avail
     )
 
 
+def assignment_lock(symbol: str) -> ApiError:
+    """Short contracts are being assigned, and the long ones that cover them have to stay."""
+    return forbidden(f"active assignment lock on {symbol}, cannot close all long options")
+
+
+def expiring_limit(requested: Decimal, taken: Decimal, limit: Decimal) -> ApiError:
+    """The broker bounds what an account may have in contracts on their last day."""
+    return forbidden(
+        "exceeded account limit for contracts expiring today "
+        f"(requested: {text(requested)}, held+open: {text(taken)}, limit: {text(limit)})"
+    )
+
+
+def trading_halted(symbol: str) -> ApiError:
+    """Trading in the symbol is halted. The code is Alpaca's; nobody has written its words down."""
+    return ApiError(403, {"code": 40310010, "message": f'trading in "{symbol}" is halted'})
+
+
+def day_trade_denied() -> ApiError:
+    """Sent until pattern day trading rules ended in June 2026."""
+    return ApiError(403, {"code": 40310100, "message": "trade denied due to pattern day trading protection"})
+
+
+def no_quote() -> ApiError:
+    """A market order costs what a quote says, and there is none."""
+    return forbidden("order has been rejected due to no available quote for symbol. please reenter with a limit")
+
+
 def already_in_state(status: str) -> ApiError:
     """The order has ended."""
     return unprocessable(f'order is already in "{status}" state')

@@ -29,6 +29,10 @@ _ENGINE = {
     "done_for_day": "the venue parks an order right after accepting it; a GTC order wakes at the next open",
     "replaced_by_venue": "the venue puts an order under a new id that nobody asked for",
     "replace_rejected": "a replacement is acknowledged, then rejected; the old order stays",
+    "assignment_lock": "an order that would close all long contracts of an option is refused: assignment lock",
+    "expiring_limit": "opening more than parameters.limit (0) contracts that expire today is refused",
+    "halt_refused": "an order in a halted symbol is refused (403, code 40310010) instead of waiting",
+    "day_trade_denied": "closing what was opened today is refused (403, code 40310100), as it was until June 2026",
     "positions_lag": "GET positions shows a fill only parameters.seconds (wall, 10) later",
     "lookup_lag": "a new order cannot be found by id or client id for parameters.seconds (wall, 1)",
 }
@@ -262,9 +266,18 @@ class Faults:
         return kind in self._by_kind
 
     def strike(
-        self, kind: str, *, account: str | None = None, symbol: str | None = None, endpoint: str | None = None
+        self,
+        kind: str,
+        *,
+        account: str | None = None,
+        symbol: str | None = None,
+        endpoint: str | None = None,
+        applies: Callable[[Fault], bool] | None = None,
     ) -> Fault | None:
-        """Decide whether a fault of this kind hits now; a hit is counted and logged. None almost always, and cheap."""
+        """Decide whether a fault of this kind hits now; a hit is counted and logged. None almost always, and cheap.
+
+        `applies` says whether a fault with its parameters is about what happens here.
+        """
         candidates = self._by_kind.get(kind)
         if not candidates:
             return None
@@ -274,6 +287,8 @@ class Faults:
             if fault.symbol is not None and fault.symbol != symbol:
                 continue
             if fault.endpoint is not None and (endpoint is None or fault.endpoint not in endpoint):
+                continue
+            if applies is not None and not applies(fault):
                 continue
             if fault.probability < 1.0 and fault.chance.random() >= fault.probability:
                 continue

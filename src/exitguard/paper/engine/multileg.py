@@ -10,7 +10,7 @@ from math import gcd
 
 from exitguard.paper.engine.admission import Admission, check_tick, infer_intent
 from exitguard.paper.engine.balances import balances, short_option_requirement
-from exitguard.paper.engine.errors import forbidden, insufficient_options_buying_power, unprocessable
+from exitguard.paper.engine.errors import forbidden, insufficient_options_buying_power, no_quote, unprocessable
 from exitguard.paper.engine.ledger import Ledger
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.matching import Matcher, part_of
@@ -57,11 +57,13 @@ class MultiLeg:
             min(account.configurations["max_options_trading_level"], account.configurations["options_approved_level"])
             < 3
         ):
-            raise forbidden("account not eligible for level3 options trading")
+            raise forbidden("account not eligible to trade spreads or uncovered contracts")
         intents = [
             self._leg_intent(account, asset, leg.side, leg.intent)
             for asset, leg in zip(assets, draft.legs, strict=True)
         ]
+        for asset, wanted, intent in zip(assets, draft.legs, intents, strict=True):
+            self._admission.check_denied(account, asset, intent, wanted.ratio * (draft.qty or ZERO))
         cost = self._cost(account, draft, assets, intents)
         available = balances(account).options_buying_power
         if cost > available:
@@ -131,7 +133,7 @@ class MultiLeg:
         for leg in draft.legs:
             asset = self._venue.asset(leg.symbol)
             if asset is None or not asset.is_option:
-                raise unprocessable(f'contract "{leg.symbol[:64]}" is not found')
+                raise unprocessable(f'contract "{leg.symbol[:64]}" not found')
             self._admission.check_contract(asset)
             assets.append(asset)
         if len({asset.symbol for asset in assets}) != len(assets):
@@ -288,7 +290,7 @@ class MultiLeg:
         for asset, leg in zip(assets, draft.legs, strict=True):
             quote = asset.good
             if quote is None:
-                raise unprocessable(f'no quote available for "{asset.symbol}"')
+                raise no_quote()
             total += (quote.ask if leg.side == "buy" else -quote.bid) * leg.ratio
         return total
 

@@ -69,13 +69,17 @@ class Positions:
     def close_quantity(
         self, account: Account, position: Position, qty: Decimal, client_order_id: str | None = None
     ) -> Order:
-        """Send the market order that closes `qty` of a position. Raises ApiError."""
+        """Send the market order that closes `qty` of a position. Raises ApiError.
+
+        With a client order id the order is the broker's own.
+        """
         asset = position.asset
         if qty > available_quantity(account, position):
             held = abs(position.qty) - available_quantity(account, position)
             raise insufficient_quantity(asset.symbol, qty, abs(position.qty), held)
         side = "sell" if position.qty > 0 else "buy"
         draft = Draft(asset.symbol, side, "market", "day", qty, client_order_id=client_order_id)
+        draft.by_broker = client_order_id is not None
         return self._desk.submit_draft(account, draft)
 
     def close_all(self, account: Account, params: Mapping[str, Any]) -> list[Json]:

@@ -57,6 +57,8 @@ class Draft:
     stop_loss: Decimal | None = None
     stop_loss_limit: Decimal | None = None
     legs: list[LegDraft] = field(default_factory=list)
+    # An order of the broker's own, which no block of the account stops.
+    by_broker: bool = False
 
     @property
     def is_complex(self) -> bool:

@@ -12,7 +12,8 @@ class ExchangeSettings:
     the answer to a request and its effect. `partial_fill_probability` is 0.10 on Alpaca's own paper venue and 0 here,
     so that a run is repeatable without thinking about it. With `respect_sizes` a fill takes no more than the size that
     the quote shows, and the rest waits for the next quote. `orders_kept` and `activities_kept` bound the memory of each
-    account: beyond them the oldest ended orders and activities are forgotten at the start of a day.
+    account: beyond them the oldest ended orders and activities are forgotten at the start of a day. `executions_kept`
+    bounds what the admin API tells of fills, all accounts together.
     """
 
     accept_delay: float = 0.001
@@ -26,6 +27,7 @@ class ExchangeSettings:
     maximum_open_orders: int = 20_000
     orders_kept: int = 50_000
     activities_kept: int = 100_000
+    executions_kept: int = 200_000
     gtc_days: int = 90
     market_collar_below_50: Decimal = Decimal("1.04")
     market_collar: Decimal = Decimal("1.025")

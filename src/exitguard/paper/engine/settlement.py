@@ -7,13 +7,13 @@ the next session's morning, as on Alpaca's paper venue.
 from datetime import date
 from decimal import Decimal
 
+from exitguard.core.session import NEW_YORK
 from exitguard.paper.engine.balances import available_quantity, balances, intrinsic
-from exitguard.paper.engine.errors import forbidden, unprocessable
+from exitguard.paper.engine.errors import ApiError, forbidden, not_found, unprocessable
 from exitguard.paper.engine.ledger import Ledger
 from exitguard.paper.engine.lifecycle import Lifecycle
 from exitguard.paper.engine.model import ZERO, Account, Asset, Position
 from exitguard.paper.engine.positions import Positions
-from exitguard.paper.engine.sessions import REGULAR
 from exitguard.paper.engine.venue import Venue
 from exitguard.paper.engine.views import Json
 from exitguard.paper.engine.wire import activity_id, money, new_york_date, text, timestamp
@@ -93,6 +93,20 @@ class Settlement:
             return asset.strike * asset.multiplier * qty <= balances(account).buying_power
         position = account.positions.get(underlying.symbol)
         return position is not None and available_quantity(account, position) >= asset.multiplier * qty
+
+    @staticmethod
+    def _cannot_exercise(account: Account, asset: Asset, qty: Decimal) -> ApiError:
+        underlying = asset.underlying
+        if asset.right == "call" or underlying is None:
+            required = text(asset.strike * asset.multiplier * qty)
+            available = text(balances(account).buying_power)
+            return forbidden(f"insufficient cash available (required: {required}, available: {available})")
+        position = account.positions.get(underlying.symbol)
+        free = ZERO if position is None else available_quantity(account, position)
+        return forbidden(
+            f"insufficient underlying qty available for deliverable: {underlying.symbol} "
+            f"(requested: {text(asset.multiplier * qty)}, available: {text(free)})"
+        )
 
     # Movements --------------------------------------------------------------------------------------------------------
 
@@ -196,13 +210,17 @@ class Settlement:
         if session is not None and now >= session.close:
             raise forbidden("exercise requests are not accepted after market close until midnight")
         qty = available_quantity(account, position)
-        if position.qty <= 0 or qty <= 0:
+        if qty <= 0:
             raise forbidden("no qty available to exercise")
+        if asset.symbol in account.do_not_exercise:
+            raise forbidden("cannot exercise position marked as do-not-exercise")
         if not self._is_in_the_money(asset):
-            raise forbidden("out of the money options cannot be exercised")
+            raise forbidden(
+                "you are attempting to exercise an out of the money option contract, "
+                "please contact support@alpaca.markets to complete this request"
+            )
         if not self._can_exercise(account, asset, qty):
-            missing = "buying power" if asset.right == "call" else "underlying qty"
-            raise forbidden(f"insufficient {missing} to exercise")
+            raise self._cannot_exercise(account, asset, qty)
         remaining = position.qty - qty
         if remaining:
             self._ledger.move(account, asset, -qty, ZERO)
@@ -219,14 +237,18 @@ class Settlement:
         now = self._venue.moment()
         session = self._venue.sessions.calendar.current(now)
         if session is None or session.day != position.asset.last_session:
-            raise unprocessable("do-not-exercise instructions are only accepted on the expiration day")
-        if self._venue.sessions.phase(now) != REGULAR:
-            raise forbidden("do-not-exercise instructions are only accepted during market hours")
+            raise forbidden("dne requests are only accepted on the expiration day of the option contract")
+        if now >= session.close:
+            close = session.close.astimezone(NEW_YORK)
+            raise forbidden(f"dne requests are not accepted after {close:%H:%M}")
         account.do_not_exercise.add(position.asset.symbol)
         return {}
 
     def _option_position(self, account: Account, symbol_or_id: str) -> Position:
-        position = self._positions.find(account, symbol_or_id)
-        if not position.asset.is_option:
+        asset = self._venue.asset(symbol_or_id)
+        if asset is not None and not asset.is_option:
             raise unprocessable("only option positions can be exercised")
+        position = account.positions.get(asset.symbol) if asset is not None else None
+        if position is None or position.qty <= 0:
+            raise not_found(f"long position not found: {symbol_or_id[:64]}")
         return position

@@ -20,7 +20,6 @@ from exitguard.paper.engine.views import order_json
 from exitguard.paper.engine.wire import Identifiers, microseconds, timestamp, timestamp_or_none
 
 TradeUpdateListener = Callable[[Account, dict[str, Any]], None]
-_EXECUTIONS_KEPT = 200_000
 
 
 @dataclass(slots=True)
@@ -58,7 +57,7 @@ class Venue:
         self.assets: dict[str, Asset] = {}
         self.assets_by_id: dict[str, Asset] = {}
         self.listeners: list[TradeUpdateListener] = []
-        self.executions: deque[Execution] = deque(maxlen=_EXECUTIONS_KEPT)
+        self.executions: deque[Execution] = deque(maxlen=settings.executions_kept)
         self.queued: dict[str, Order] = {}
         self.at_close: dict[str, Order] = {}
         self.boundary: datetime | None = None

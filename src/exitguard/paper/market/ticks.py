@@ -8,6 +8,8 @@ from typing import Protocol
 
 from exitguard.core.quote import Quote
 
+_PRICES_KEPT = 1 << 14
+
 
 @dataclass(slots=True)
 class Tick:
@@ -84,23 +86,26 @@ class Source(Protocol):
 
 
 class _Prices(dict[int, Decimal]):
-    """Prices by their number of ticks. The same ones come again and again; a full table is begun anew."""
+    """Prices by their number of ticks. The same ones come again and again; a full table is begun anew.
 
-    def __init__(self, exponent: int, most: int) -> None:
+    It holds what a market of hundreds of stocks moves between, not every price that it will ever have had: a day
+    needs a few thousand at a time.
+    """
+
+    def __init__(self, exponent: int) -> None:
         super().__init__()
         self._exponent = exponent
-        self._most = most
 
     def __missing__(self, amount: int) -> Decimal:
-        if len(self) >= self._most:
+        if len(self) >= _PRICES_KEPT:
             self.clear()
         price = self[amount] = Decimal(amount).scaleb(self._exponent)
         return price
 
 
 # An amount of cents as dollars with two decimals, of 0.0001 dollars with four.
-CENTS = _Prices(-2, 1 << 16)
-TEN_THOUSANDTHS = _Prices(-4, 1 << 14)
+CENTS = _Prices(-2)
+TEN_THOUSANDTHS = _Prices(-4)
 
 
 def stock_price(value: float) -> Decimal:
