@@ -27,9 +27,9 @@ def _shape(kind: type[Any]) -> tuple[Callable[[Any], tuple[Any, ...]], dict[str,
 
 def evolve(record: T, **changes: Any) -> T:
     """Return `record` with `changes`. Raises TypeError for a field that the record does not have."""
-    kind = type(record)
+    kind: Any = type(record)
     values, setters = _shape(kind)
-    copy = object.__new__(kind)
+    copy: T = object.__new__(kind)
     for setter, value in zip(setters.values(), values(record), strict=True):
         setter(copy, value)
     for name, value in changes.items():

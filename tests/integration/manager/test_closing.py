@@ -8,6 +8,7 @@ from tests.support.fake_broker import Wire
 from tests.support.managed import Managed, Venue
 
 from exitguard.broker.port import BrokerRefused, BrokerUnavailable
+from exitguard.core.orders import BrokerOrder
 from exitguard.core.policy import CloseStyle, Policy
 from exitguard.core.records import (
     CloseReason,
@@ -18,6 +19,7 @@ from exitguard.core.records import (
     PositionRecord,
     PositionStatus,
 )
+from exitguard.manager.orders import request_data
 
 CALL = "AAPL260619C00150000"
 POLICY = Policy(missing_bracket=False, min_hold_minutes=0, option_close_style=CloseStyle.MARKET)
@@ -28,6 +30,11 @@ async def _open(managed: Managed, qty: str = "10") -> PositionRecord:
     position = await managed.enter(CALL, qty)
     await managed.advance(1)
     return position
+
+
+def _at_broker(managed: Managed, position: PositionRecord) -> list[BrokerOrder]:
+    """Orders that the manager sent for a position and the broker has, in order."""
+    return [o for o in managed.broker.orders.values() if f"-{position.uid}-" in o.client_order_id]
 
 
 @pytest.mark.parametrize("wire", [Wire.ACCEPTED_ANSWER_LOST, Wire.NEVER_ARRIVED])
@@ -44,9 +51,12 @@ async def test_t6_f43_an_unknown_outcome_is_resolved_by_the_client_order_id(wire
         assert sold == 10
 
 
-async def test_i3_the_intent_is_in_the_ledger_before_the_order_leaves() -> None:
+@pytest.mark.parametrize("certain", [True, False], ids=["armed before the breach", "committed at the breach"])
+async def test_i3_the_intent_is_in_the_ledger_before_the_order_leaves(certain: bool) -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         position = await _open(managed)
+        if not certain:
+            managed.store.surely_leased = lambda: False  # type: ignore[method-assign]
         seen: list[bool] = []
         submit = managed.broker.submit
 
@@ -55,10 +65,15 @@ async def test_i3_the_intent_is_in_the_ledger_before_the_order_leaves() -> None:
             row = managed.row(position.id)
             seen.append(
                 intent is not None
-                and intent.status is IntentStatus.INTENDED
                 and intent.purpose is IntentPurpose.CLOSE
-                and row.status is PositionStatus.CLOSING
-                and row.close_client_order_id == request.client_order_id
+                and intent.request == request_data(request)
+                and (
+                    intent.status is IntentStatus.ARMED
+                    if certain
+                    else intent.status is IntentStatus.INTENDED
+                    and row.status is PositionStatus.CLOSING
+                    and row.close_client_order_id == request.client_order_id
+                )
             )
             return await submit(request)
 
@@ -74,13 +89,13 @@ async def test_t6_a_partial_fill_and_a_cancel_close_the_remainder_only() -> None
         position = await _open(managed, "100")
         managed.broker.match = lambda symbol: None  # type: ignore[method-assign]  # nothing fills by itself
         await managed.price(CALL, "2.50")
-        await managed.until(lambda: len(managed.closing_orders(position)) == 1, "first attempt")
-        first = next(o for o in managed.broker.orders.values() if f"-{position.uid}-" in o.client_order_id)
+        await managed.until(lambda: len(_at_broker(managed, position)) == 1, "first attempt")
+        (first,) = _at_broker(managed, position)
         managed.broker.fill(first.id, Decimal(70), Decimal("2.50"))
         await managed.until(lambda: managed.row(position.id).quantity == 30, "partial fill booked")
         managed.broker.expire(first.id)
-        await managed.until(lambda: len(managed.closing_orders(position)) == 2, "second attempt")
-        second = [o for o in managed.broker.orders.values() if f"-{position.uid}-" in o.client_order_id][-1]
+        await managed.until(lambda: len(_at_broker(managed, position)) == 2, "second attempt")
+        second = _at_broker(managed, position)[-1]
         assert second.qty == 30
         managed.broker.fill(second.id, Decimal(30), Decimal("2.40"))
         await managed.closed(position)

@@ -62,6 +62,7 @@ def _sell_when_written(managed: Managed, purpose: IntentPurpose, symbol: str, qt
 async def test_i1_what_is_sold_while_the_intent_of_a_close_is_written_is_not_sold_again() -> None:
     """Found by the simulator: a part was sold by hand between the decision and the order."""
     async with Managed(Venue(), policy=POLICY, real_clock=True) as managed:
+        managed.store.surely_leased = lambda: False  # type: ignore[method-assign]  # the intent is written first
         _sell_when_written(managed, IntentPurpose.CLOSE, CALL, "4")
         await managed.price(CALL, "5.00")
         position = await managed.enter(CALL, "10")
