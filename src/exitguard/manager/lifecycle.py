@@ -62,6 +62,7 @@ class Lifecycle:
         if existing is not None:
             self.apply_order(order, None, now, "orders")
             return existing
+        context.ear.told_elsewhere(context.orders.get(order.id), order)
         context.know_order(order)
         fill = new_fill(context, order, None, now)
         if fill is None:
@@ -202,6 +203,12 @@ class Lifecycle:
         Fills of a contract that is not under management are left unbooked: discovery or reconciliation attributes them.
         """
         context = self._context
+        for member in order.family():
+            known = context.orders.get(member.id)
+            if source == "stream":
+                context.ear.heard(known, member)
+            else:
+                context.ear.told_elsewhere(known, member)
         context.know_order(order)
         touched: list[Tracked] = []
         for member in order.family():
