@@ -32,6 +32,7 @@ from exitguard.core.records import (
 from exitguard.manager.armer import disarm, recognise
 from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.fills import derived_id, new_fill
+from exitguard.manager.orders import is_liquidation
 from exitguard.manager.tracked import Tracked
 from exitguard.store.port import StoreRejected, StoreUnavailable
 
@@ -287,7 +288,11 @@ class Lifecycle:
                 record.id,
             ),
         )
-        if tracked.holding.is_flat and record.status is not PositionStatus.CLOSING:
+        if not tracked.holding.is_flat:
+            return
+        if is_liquidation(order, context.name, tracked.expires_at):
+            tracked.record = replace(tracked.record, close_reason=CloseReason.BROKER_LIQUIDATION)
+        elif record.status is not PositionStatus.CLOSING:
             tracked.record = replace(tracked.record, close_reason=self._foreign_reason(record, order))
 
     def book_reconciled(
