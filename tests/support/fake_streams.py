@@ -17,6 +17,7 @@ class FakeTradeStream:
     def __init__(self, broker: FakeBroker) -> None:
         self._queue: asyncio.Queue[TradeStreamEvent] = asyncio.Queue()
         self.mute = False
+        self.reconnects: list[str] = []
         broker.update_sinks.append(self._on_update)
         self._queue.put_nowait(StreamUp(time.monotonic()))
 
@@ -32,6 +33,11 @@ class FakeTradeStream:
         """Break the stream and stay silent."""
         self.mute = True
         self._queue.put_nowait(StreamDown(reason))
+
+    def reconnect(self, reason: str) -> None:
+        """Remember that the manager takes it for deaf; a test decides when it comes back."""
+        self.reconnects.append(reason)
+        self._queue.put_nowait(StreamDown(reason, deaf=True))
 
     def restore(self) -> None:
         """Come back; what happened in between is not replayed."""
@@ -56,6 +62,9 @@ class FakeMarketData:
         self._broker = broker
         self.watched: frozenset[str] = frozenset()
         self.mute = False
+        # What `unheard` answers, and what `missed` was told.
+        self.quiet: frozenset[str] = frozenset()
+        self.suspected: set[str] = set()
         self._queue: asyncio.Queue[Tick | StreamUp | StreamDown] = asyncio.Queue()
         broker.quote_sinks.append(self._on_quote)
 
@@ -66,6 +75,14 @@ class FakeMarketData:
         for symbol in sorted(new):
             if symbol in self._broker.quotes:
                 self._on_quote(self._broker.quotes[symbol])
+
+    def unheard(self) -> frozenset[str]:
+        """Symbols of connections that tell nothing, as the test says."""
+        return self.quiet
+
+    def missed(self, symbols: Collection[str]) -> None:
+        """Remember what REST told first."""
+        self.suspected.update(symbols)
 
     def _on_quote(self, quote: Quote) -> None:
         if not self.mute and quote.symbol in self.watched:

@@ -13,7 +13,7 @@ from tests.support.waiting import eventually
 
 from exitguard.broker.budget import RequestBudget
 from exitguard.broker.clock import SteppedClock, follow_venue_clock
-from exitguard.broker.market_data import AlpacaMarketData
+from exitguard.broker.market_data import QUIET_SECONDS, AlpacaMarketData
 from exitguard.broker.rest import AlpacaBroker, AlpacaEndpoints
 from exitguard.broker.trade_stream import AlpacaTradeStream
 from exitguard.config.settings import AccountSettings, RiskSettings
@@ -22,6 +22,7 @@ from exitguard.dispatch.options import DispatcherOptions
 from exitguard.dispatch.service import run_dispatcher
 from exitguard.manager.options import ManagerOptions
 from exitguard.manager.service import run_manager
+from exitguard.manager.vitals import Vitals, WatchLimits
 from exitguard.paper.server.app import PaperServer
 from exitguard.store.operator import Operator
 from exitguard.store.repository import PgAccountStore
@@ -49,6 +50,8 @@ class Seat:
     name: str
     clock: CountingClock
     broker: AlpacaBroker
+    data: AlpacaMarketData
+    vitals: Vitals
     stores: list[PgAccountStore] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -87,7 +90,15 @@ class Floor:
             budget=RequestBudget(REQUESTS_PER_MINUTE),
         )
 
-    async def seat(self, name: str, policy: Policy, *, dispatch: bool = True) -> Seat:
+    async def seat(
+        self,
+        name: str,
+        policy: Policy,
+        *,
+        dispatch: bool = True,
+        limits: WatchLimits | None = None,
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> Seat:
         """Start an account's manager and dispatcher, and wait for its first sweep."""
         server, account = self.server, self.server.accounts[name]
         clock, broker = CountingClock(self.now), self.broker(name)
@@ -102,9 +113,17 @@ class Floor:
             config_hash="test",
             expected_account_number=account.account_number,
             stepped=True,
+            limits=limits or WatchLimits(),
+        )
+        data = AlpacaMarketData(
+            server.data_stream_url,
+            server.option_stream_url,
+            account.key,
+            account.secret,
+            quiet_seconds=quiet_seconds,
         )
         store = await PgAccountStore.connect(self.database_url, name)
-        seat = Seat(name, clock, broker, [store])
+        seat = Seat(name, clock, broker, data, options.vitals, [store])
         self.seats[name] = seat
         seat.tasks = [
             asyncio.create_task(follow_venue_clock(broker, clock, poll_seconds=0.002)),
@@ -114,7 +133,7 @@ class Floor:
                     store,
                     broker,
                     AlpacaTradeStream(server.stream_url, account.key, account.secret),
-                    AlpacaMarketData(server.data_stream_url, server.option_stream_url, account.key, account.secret),
+                    data,
                     clock,
                     stop=self.stop,
                 )

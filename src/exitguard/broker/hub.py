@@ -28,6 +28,14 @@ class MarketDataHub:
         """Ask the source for what all running subscriptions want together."""
         self._source.watch(frozenset().union(*(s.symbols for s in self._running)))
 
+    def unheard(self) -> frozenset[str]:
+        """Symbols of connections that are up and tell nothing."""
+        return self._source.unheard()
+
+    def missed(self, symbols: Collection[str]) -> None:
+        """Tell the source what REST told first."""
+        self._source.missed(symbols)
+
     def join(self, subscription: "HubSubscription") -> None:
         """Start delivering to a subscription."""
         self._running.append(subscription)
@@ -94,6 +102,14 @@ class HubSubscription:
             await self._failure
         finally:
             await self._hub.leave(self)
+
+    def unheard(self) -> frozenset[str]:
+        """Symbols of this watch set on connections that are up and tell nothing."""
+        return self._hub.unheard() & self.symbols
+
+    def missed(self, symbols: Collection[str]) -> None:
+        """Tell the shared connections what REST told first."""
+        self._hub.missed(symbols)
 
     def deliver(self, ticks: Sequence[Tick]) -> None:
         """Pass on the ticks of symbols in this watch set."""

@@ -29,6 +29,11 @@ StatusSink = Callable[[StreamUp | StreamDown], None]
 
 STOCK = "stock"
 OPTION = "option"
+# A socket that has told nothing for so long is worth comparing with REST.
+QUIET_SECONDS = 10.0
+# Between two connections that are given up because they are deaf; doubles while none tells anything.
+FIRST_DEAF_WAIT = 60.0
+LAST_DEAF_WAIT = 960.0
 _MAX_LOGGED = 5
 _AUTH_FAILED = frozenset({401, 402})
 _CONNECTION_LIMIT = 406
@@ -53,6 +58,7 @@ class FeedSocket:
         msgpack: bool,
         backoff: Backoff,
         reply_timeout: float,
+        quiet_seconds: float,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         self._name = name
@@ -62,6 +68,7 @@ class FeedSocket:
         self._msgpack = msgpack
         self._backoff = backoff
         self._reply_timeout = reply_timeout
+        self._quiet_seconds = quiet_seconds
         self._sleep = sleep
         self._log = log.bind(stream=name)
         self._book = SubscriptionBook()
@@ -69,11 +76,50 @@ class FeedSocket:
         self._up_at: float | None = None
         self._gave_up: BrokerUnavailable | None = None
         self._problems = 0
+        self._socket: ClientConnection | None = None
+        # When ticks came last, and what is needed to tell a deaf connection from a quiet market.
+        self._heard_at = -LAST_DEAF_WAIT
+        self._suspicion: asyncio.TimerHandle | None = None
+        self._deaf = False
+        self._deaf_at = -LAST_DEAF_WAIT
+        self._deaf_wait = FIRST_DEAF_WAIT
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     def unserved(self) -> dict[str, str]:
         """Symbols that the venue refuses to send, with its reason."""
         return dict(self._book.refused)
+
+    def unheard(self) -> frozenset[str]:
+        """What is subscribed, when the connection is up and has told nothing for a while; else nothing."""
+        return frozenset(self._book.active) if self._is_quiet() else frozenset()
+
+    def _is_quiet(self) -> bool:
+        heard_at = None if self._up_at is None else max(self._up_at, self._heard_at)
+        return heard_at is not None and time.monotonic() - heard_at >= self._quiet_seconds
+
+    def missed(self, symbols: Collection[str]) -> None:
+        """REST tells newer quotes of these. They may be on their way: judge in a moment."""
+        if self._socket is None or self._suspicion is not None or self._book.active.isdisjoint(symbols):
+            return
+        loop = asyncio.get_running_loop()
+        self._suspicion = loop.call_later(self._quiet_seconds / 5, self._judge, self._socket, self._heard_at)
+
+    def _judge(self, socket: ClientConnection, heard_at: float) -> None:
+        """Give the connection up when it has told nothing since, and for a while before."""
+        self._suspicion = None
+        now = time.monotonic()
+        if socket is not self._socket or self._heard_at != heard_at or not self._is_quiet():
+            return
+        if self._heard_at > self._deaf_at:
+            self._deaf_wait = FIRST_DEAF_WAIT
+        elif now - self._deaf_at < self._deaf_wait:
+            return
+        else:
+            self._deaf_wait = min(self._deaf_wait * 2, LAST_DEAF_WAIT)
+        self._deaf, self._deaf_at = True, now
+        self._gave_up = BrokerUnavailable("deaf: REST tells newer quotes, and this connection tells nothing")
+        self._closing = asyncio.get_running_loop().create_task(socket.close(), name=f"close deaf {self._name}")
 
     def watch(self, symbols: Collection[str]) -> None:
         """Set the symbols wanted."""
@@ -89,16 +135,21 @@ class FeedSocket:
                 await self._changed.wait()
             self._up_at = None
             self._gave_up = None
+            self._deaf = False
             try:
                 async with open_socket(self._url, self._headers()) as socket:
                     await self._authenticate(socket)
                     self._book.reset()
+                    self._socket = socket
                     await self._serve(socket, on_ticks, on_status)
                 ended: BrokerError = BrokerUnavailable("the connection closed")
             except CONNECTION_ERRORS as error:
                 ended = explain(error)
+            finally:
+                self._socket = None
             held = 0.0 if self._up_at is None else time.monotonic() - self._up_at
-            on_status(StreamDown(str(ended), self._name, self._backoff.type_of(ended)))
+            self._up_at = None
+            on_status(StreamDown(str(ended), self._name, self._backoff.type_of(ended), deaf=self._deaf))
             await self._sleep(self._backoff.after(ended, held))
 
     def _headers(self) -> dict[str, str]:
@@ -132,6 +183,7 @@ class FeedSocket:
             while True:
                 frame = read_frame(await socket.recv(decode=False))
                 if frame.ticks:
+                    self._heard_at = time.monotonic()
                     try:
                         on_ticks(frame.ticks)
                     except CONNECTION_ERRORS as error:
@@ -229,8 +281,9 @@ class AlpacaMarketData:
     """Implements `broker.port.MarketData` for one data credential.
 
     The venue allows one connection an endpoint a user, whatever the number of accounts: share it through
-    `broker.hub.MarketDataHub`. `stock_msgpack` chooses the encoding of the stock socket: MessagePack frames are half
-    the size of JSON and decode a fifth faster; options speak nothing else.
+    `broker.hub.MarketDataHub`. A connection that tells nothing for `quiet_seconds` is to be compared with REST, and is
+    given up when it goes on a fifth of that after REST told more. `stock_msgpack` chooses the encoding of the stock
+    socket: MessagePack frames are half the size of JSON and decode a fifth faster; options speak nothing else.
     """
 
     def __init__(
@@ -243,6 +296,7 @@ class AlpacaMarketData:
         stock_msgpack: bool = True,
         make_backoff: Callable[[], Backoff] = Backoff,
         reply_timeout: float = REPLY_TIMEOUT,
+        quiet_seconds: float = QUIET_SECONDS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         def feed(name: str, url: str, msgpack: bool) -> FeedSocket:
@@ -254,6 +308,7 @@ class AlpacaMarketData:
                 msgpack=msgpack,
                 backoff=make_backoff(),
                 reply_timeout=reply_timeout,
+                quiet_seconds=quiet_seconds,
                 sleep=sleep,
             )
 
@@ -264,6 +319,15 @@ class AlpacaMarketData:
     def unserved(self) -> dict[str, str]:
         """Symbols that the venue refuses to send, with its reason: their quotes must come over REST."""
         return self._stock.unserved | self._option.unserved
+
+    def unheard(self) -> frozenset[str]:
+        """Symbols subscribed on connections that are up and have told nothing for seconds: worth asking REST about."""
+        return self._stock.unheard() | self._option.unheard()
+
+    def missed(self, symbols: Collection[str]) -> None:
+        """REST tells newer quotes of these: a connection that goes on telling nothing is deaf, and is opened anew."""
+        self._stock.missed(symbols)
+        self._option.missed(symbols)
 
     def watch(self, symbols: Collection[str]) -> None:
         """Set the symbols to receive; one that is neither stock nor option is reported and left out."""

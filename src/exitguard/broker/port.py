@@ -323,12 +323,14 @@ class StreamDown:
     """A stream ended, or could not be opened; it reconnects by itself with back-off.
 
     `error` is set where the cause has a type that a person must act on: BrokerUnauthorised after a bounded number
-    of failed authentications, BrokerRateLimited for a connection limit.
+    of failed authentications, BrokerRateLimited for a connection limit. `deaf`: we ended it, because it was connected
+    and did not tell what REST told.
     """
 
     reason: str
     stream: str = ""
     error: BrokerError | None = None
+    deaf: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +349,10 @@ class TradeStream(Protocol):
 
     def events(self) -> AsyncIterator[TradeStreamEvent]:
         """Yield events for ever, reconnecting with back-off; ends when the caller stops."""
+        ...
+
+    def reconnect(self, reason: str) -> None:
+        """Give up the present connection, which is deaf; a StreamDown follows. Does nothing while there is none."""
         ...
 
 
@@ -388,4 +394,12 @@ class MarketData(Protocol):
 
     async def run(self, on_ticks: TickSink, on_status: Callable[[StreamUp | StreamDown], None]) -> None:
         """Deliver ticks until cancelled; reconnects with back-off."""
+        ...
+
+    def unheard(self) -> frozenset[str]:
+        """Symbols subscribed on connections that are up and have told nothing for seconds: worth asking REST about."""
+        ...
+
+    def missed(self, symbols: Collection[str]) -> None:
+        """REST tells newer quotes of these: a connection that goes on telling nothing is deaf, and is opened anew."""
         ...

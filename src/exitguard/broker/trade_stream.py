@@ -76,6 +76,20 @@ class AlpacaTradeStream:
         self._reply_timeout = reply_timeout
         self._sleep = sleep
         self._monotonic = monotonic
+        self._socket: ClientConnection | None = None
+        # Why the present connection is given up, and the task that closes it.
+        self._given_up: str | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    def reconnect(self, reason: str) -> None:
+        """Give up the present connection, which is deaf; a StreamDown follows. Does nothing while there is none.
+
+        It is closed in order: the venue keeps a session that was only dropped for about 90 s.
+        """
+        if self._socket is None or self._given_up is not None:
+            return
+        self._given_up = reason
+        self._closing = asyncio.get_running_loop().create_task(self._socket.close(), name="close a deaf trade stream")
 
     async def events(self) -> AsyncIterator[TradeStreamEvent]:
         """Yield events for ever, reconnecting with back-off; ends when the caller stops.
@@ -91,6 +105,7 @@ class AlpacaTradeStream:
                     early = await self._open(socket)
                     up_at = self._monotonic()
                     self._backoff.accepted()
+                    self._socket = socket
                     yield StreamUp(up_at, NAME)
                     for event in early:
                         yield event
@@ -99,8 +114,13 @@ class AlpacaTradeStream:
                             yield event
             except CONNECTION_ERRORS as error:
                 ended = explain(error)
+            finally:
+                self._socket = None
+            deaf, self._given_up = self._given_up, None
+            if deaf is not None:
+                ended = BrokerUnavailable(deaf)
             held = 0.0 if up_at is None else self._monotonic() - up_at
-            yield StreamDown(str(ended), NAME, self._backoff.type_of(ended))
+            yield StreamDown(str(ended), NAME, self._backoff.type_of(ended), deaf=deaf is not None)
             await self._sleep(self._backoff.after(ended, held))
 
     async def _open(self, socket: ClientConnection) -> list[TradeStreamEvent]:

@@ -32,6 +32,8 @@ _UNDERLYING_OF_ROOT = {
     "VIXW": "VIX",
     "XSPW": "XSP",
 }
+# Indices: their options are settled in cash, no shares come or go.
+CASH_SETTLED = frozenset({"SPX", "NDX", "RUT", "VIX", "XSP", "DJX"})
 
 
 class InvalidSymbol(InvalidInput):

@@ -12,13 +12,10 @@ from exitguard.broker.port import (
     BrokerError,
     MarketData,
     Priority,
-    StreamDown,
-    StreamUp,
     TradeStream,
-    Unparsed,
 )
 from exitguard.core.instrument import InvalidSymbol, parse_instrument
-from exitguard.core.orders import BrokerOrder, Fill, TradeUpdate
+from exitguard.core.orders import BrokerOrder, Fill
 from exitguard.core.position import fold
 from exitguard.core.records import (
     AppendEvent,
@@ -49,13 +46,13 @@ from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.reconciler import Reconciler
 from exitguard.manager.requests import BOOK_VERBS, Desk
 from exitguard.manager.restorer import Restorer
+from exitguard.manager.streams import Streams
 from exitguard.manager.tracked import Tracked
 from exitguard.manager.watcher import Watcher
 from exitguard.store.port import StoreRejected, StoreUnavailable
 
 # Look-ups of an intent that a crash left open, before its absence counts as proven.
 RECOVERY_LOOKUPS = 3
-STREAM_ALARM_SECONDS = 60
 SWEEP_RETRY_WITHIN_SECONDS = 5.0
 
 
@@ -64,8 +61,6 @@ class AccountManager:
 
     def __init__(self, context: AccountContext, trade_stream: TradeStream, market_data: MarketData) -> None:
         self.context = context
-        self._trade_stream = trade_stream
-        self._market_data = market_data
         self._lifecycle = Lifecycle(context)
         corporate = CorporateActions(context, self._lifecycle)
         self._closer = Closer(context, self._lifecycle, corporate)
@@ -74,12 +69,11 @@ class AccountManager:
         self.watcher = Watcher(context, self._closer, self._restorer)
         self.reconciler = Reconciler(context, self._lifecycle, corporate)
         self._poll_wanted = asyncio.Event()
+        self.streams = Streams(context, self._lifecycle, self.watcher, trade_stream, market_data, self.request_poll)
         self._polling = asyncio.Lock()
         self.desk = Desk(context, self._lifecycle, self.reconciler, self._polling)
         # Requests about the books by id: each is answered once in the life of this process.
         self.requests: dict[int, asyncio.Task[None]] = {}
-        self._watched: frozenset[str] = frozenset()
-        self._down_since: datetime | None = None
         self._unreadable: set[UUID] = set()
 
     # Starting ---------------------------------------------------------------------------------------------------
@@ -171,84 +165,6 @@ class AccountManager:
             tracked.record = replace(tracked.record, scaled_out=True)
             context.ledger.post(PutPosition(tracked.record))
 
-    # Streams ----------------------------------------------------------------------------------------------------
-
-    async def follow_trades(self) -> None:
-        """Fold every trade update; repair over REST after each (re)connection."""
-        async for event in self._trade_stream.events():
-            now = self.context.clock.now()
-            match event:
-                case TradeUpdate():
-                    self._on_trade_update(event)
-                case StreamUp():
-                    self.context.stream_ready.set()
-                    self.context.stream_told.set()
-                    self._down_since = None
-                    self.context.alarms.clear("trade_stream", now)
-                    self.context.alarms.clear(f"stream:{event.stream or 'trade_updates'}", now)
-                    self.request_poll()
-                case StreamDown():
-                    self.context.stream_ready.clear()
-                    self.context.stream_told.set()
-                    self._down_since = self._down_since or now
-                    self._note_stream_down(event, now)
-                case Unparsed():
-                    self.context.log.warning("trade stream message set aside", reason=event.reason)
-                    self.context.ledger.post(
-                        SetAside("trade_update", event.reason[:500], {"raw": event.raw[:4000]}, now)
-                    )
-
-    def _note_stream_down(self, status: StreamDown, now: datetime) -> None:
-        """Say it; a cause that a person must act on (wrong keys, connection limit) is an alarm at once."""
-        self.context.log.warning("stream down", stream=status.stream, reason=status.reason)
-        if status.error is not None:
-            stream = status.stream or "trade_updates"
-            self.context.alarms.raise_alarm(
-                f"stream:{stream}", "stream_refused", f"the broker refuses the {stream} stream: {status.error}", now
-            )
-
-    def _on_trade_update(self, update: TradeUpdate) -> None:
-        context = self.context
-        context.clock.observe(update.at, authoritative=False)
-        now = context.clock.now()
-        try:
-            parse_instrument(update.order.symbol)
-        except InvalidSymbol as error:
-            context.ledger.post(SetAside("trade_update", str(error), {"raw": str(update.order.raw)[:4000]}, now))
-            return
-        touched = self._lifecycle.apply_order(update.order, update.fill, now, "stream")
-        if not touched and update.order.filled_qty > 0:
-            self.request_poll()  # a fill of something that we do not manage yet: find out what it is
-        for tracked in touched:
-            if tracked.holding.is_flat and tracked.closer is None:
-                context.spawn(self._finish_foreign(tracked), f"finish {tracked.record.id}")
-                continue
-            marks = context.marks.get(tracked.record.symbol)
-            if marks is not None:
-                self.watcher.look(marks, now)
-
-    async def _finish_foreign(self, tracked: Tracked) -> None:
-        if not await self._lifecycle.finish_foreign(tracked):
-            self.request_poll()
-
-    async def follow_market(self) -> None:
-        """Take quotes in; a stream that is down shows as blindness, and REST is asked in every sweep."""
-        await self._market_data.run(self.watcher.on_ticks, self._on_market_status)
-
-    def _on_market_status(self, status: StreamUp | StreamDown) -> None:
-        now = self.context.clock.now()
-        if isinstance(status, StreamDown):
-            self._note_stream_down(status, now)
-        else:
-            self.context.alarms.clear(f"stream:{status.stream or 'trade_updates'}", now)
-            self.context.log.info("stream up", stream=status.stream)
-
-    def _watch_symbols(self) -> None:
-        wanted = frozenset(self.context.marks.symbols)
-        if wanted != self._watched:
-            self._watched = wanted
-            self._market_data.watch(wanted)
-
     # Polling ----------------------------------------------------------------------------------------------------
 
     def request_poll(self) -> None:
@@ -283,7 +199,7 @@ class AccountManager:
         """Discover new entries, reconcile, close the books of what ended."""
         async with self._polling:
             await self._discover(patient=patient)
-            self._watch_symbols()  # quotes of a new position must not wait for the broker's other answers
+            self.streams.watch_symbols()  # quotes of a new position must not wait for the broker's other answers
             await self.reconciler.poll(patient=patient)
             for tracked in list(self.context.positions.values()):
                 if tracked.closer is not None:
@@ -293,7 +209,7 @@ class AccountManager:
                 elif patient and tracked.record.status is PositionStatus.CLOSING:
                     # No close may be without somebody who drives it, whatever became of its task.
                     self._closer.resume(tracked, self.context.intents.get(tracked.record.close_client_order_id or ""))
-            self._watch_symbols()
+            self.streams.watch_symbols()
 
     async def _discover(self, *, patient: bool) -> None:
         """Turn filled entries of `dispatch_executions` into positions; a bad row does not stop its neighbours (F60).
@@ -346,7 +262,7 @@ class AccountManager:
         await self.take_commands()
         await self.poll_safely()
         await self._quotes_for_the_blind()
-        self._watch_streams()
+        self.streams.tell_long_down()
 
     async def sweep(self) -> datetime:
         """Once a minute: evaluate everything, write all marks in one statement, beat the heart; returns its moment.
@@ -421,6 +337,7 @@ class AccountManager:
             for tracked in context.positions.values()
             if tracked.blind_since is not None or self._is_old(tracked, now)
         }
+        symbols.update(self.streams.unheard(now))
         if not symbols:
             return
         try:
@@ -428,6 +345,7 @@ class AccountManager:
         except BrokerError as error:
             context.log.warning("quotes over REST failed", reason=str(error), symbols=len(symbols))
             return
+        self.streams.compare_quotes(quotes, context.clock.now())
         for symbol, quote in quotes.items():
             marks = context.marks.get(symbol)
             if marks is not None:
@@ -438,16 +356,6 @@ class AccountManager:
         marks = self.context.marks.get(tracked.record.symbol)
         quote = marks.quote if marks is not None else None
         return quote is None or now - quote.at > timedelta(seconds=tracked.policy.max_quote_age_seconds)
-
-    def _watch_streams(self) -> None:
-        context, now = self.context, self.context.clock.now()
-        if self._down_since is not None and now - self._down_since >= timedelta(seconds=STREAM_ALARM_SECONDS):
-            context.alarms.raise_alarm(
-                "trade_stream",
-                "trade_stream_down",
-                f"no trade updates since {self._down_since:%H:%M:%S} UTC; orders are followed over REST",
-                now,
-            )
 
     async def follow_sweeps(self) -> None:
         """Sweep at every minute of the venue's clock, and look once more at every deadline in between."""

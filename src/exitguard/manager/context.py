@@ -20,6 +20,7 @@ from exitguard.core.records import IntentRecord, IntentStatus, PutIntent
 from exitguard.core.session import Session, SessionCalendar
 from exitguard.manager.alarms import Alarms
 from exitguard.manager.book import MarkBook
+from exitguard.manager.ear import StreamEar
 from exitguard.manager.ledger import Ledger
 from exitguard.manager.options import ManagerOptions
 from exitguard.manager.orders import intent_status
@@ -72,6 +73,7 @@ class AccountContext:
     stream_ready: asyncio.Event = field(default_factory=asyncio.Event)
     # The trade stream has said for the first time how it is, good or bad.
     stream_told: asyncio.Event = field(default_factory=asyncio.Event)
+    ear: StreamEar = field(default_factory=StreamEar)
     progress: Progress = field(default_factory=Progress)
     tasks: asyncio.TaskGroup | None = None
     log: Any = field(default_factory=structlog.get_logger)
@@ -86,7 +88,7 @@ class AccountContext:
 
     @property
     def stream_up(self) -> bool:
-        """Whether the trade stream is authenticated and listening."""
+        """Whether the trade stream is authenticated and listens, as far as REST does not contradict it."""
         return self.stream_ready.is_set()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

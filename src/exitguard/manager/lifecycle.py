@@ -32,6 +32,7 @@ from exitguard.core.records import (
 from exitguard.manager.armer import disarm, recognise
 from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.fills import derived_id, new_fill
+from exitguard.manager.orders import is_liquidation
 from exitguard.manager.tracked import Tracked
 from exitguard.store.port import StoreRejected, StoreUnavailable
 
@@ -62,6 +63,7 @@ class Lifecycle:
         if existing is not None:
             self.apply_order(order, None, now, "orders")
             return existing
+        context.ear.told_elsewhere(context.orders.get(order.id), order)
         context.know_order(order)
         fill = new_fill(context, order, None, now)
         if fill is None:
@@ -202,6 +204,12 @@ class Lifecycle:
         Fills of a contract that is not under management are left unbooked: discovery or reconciliation attributes them.
         """
         context = self._context
+        for member in order.family():
+            known = context.orders.get(member.id)
+            if source == "stream":
+                context.ear.heard(known, member)
+            else:
+                context.ear.told_elsewhere(known, member)
         context.know_order(order)
         touched: list[Tracked] = []
         for member in order.family():
@@ -280,7 +288,11 @@ class Lifecycle:
                 record.id,
             ),
         )
-        if tracked.holding.is_flat and record.status is not PositionStatus.CLOSING:
+        if not tracked.holding.is_flat:
+            return
+        if is_liquidation(order, context.name, tracked.expires_at):
+            tracked.record = replace(tracked.record, close_reason=CloseReason.BROKER_LIQUIDATION)
+        elif record.status is not PositionStatus.CLOSING:
             tracked.record = replace(tracked.record, close_reason=self._foreign_reason(record, order))
 
     def book_reconciled(

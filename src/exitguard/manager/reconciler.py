@@ -6,22 +6,23 @@ and ask (I11).
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from exitguard.broker.port import Activity, BrokerError, BrokerIncomplete
+from exitguard.broker.port import BrokerError, BrokerIncomplete
 from exitguard.core import closing
 from exitguard.core.instrument import InvalidSymbol, parse_instrument
 from exitguard.core.marks import agree
 from exitguard.core.orders import BrokerOrder, BrokerPosition, Fill, OrderSide
 from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare, order_prefix
-from exitguard.core.records import AppendEvent, CloseReason, EventType, IntentStatus, SetAside
-from exitguard.core.session import NEW_YORK
+from exitguard.core.records import AppendEvent, EventType, IntentStatus, SetAside
 from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.corporate import LOOKS, CorporateActions
 from exitguard.manager.fills import part_id
+from exitguard.manager.lapses import Lapses
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.order_watch import OrderWatch
 from exitguard.manager.pieces import in_pieces
@@ -40,7 +41,6 @@ ORDERS_AT_ONCE = 20
 ADOPTION_HISTORY = timedelta(days=90)
 # Fills older than this are in every answer about positions, slow ones included (they lag by ten seconds at most).
 POSITIONS_LAG = timedelta(seconds=30)
-_LAPSES = {"OPEXP": CloseReason.EXPIRED, "OPEXC": CloseReason.EXERCISED, "OPASN": CloseReason.ASSIGNED}
 
 
 class Reconciler:
@@ -50,6 +50,7 @@ class Reconciler:
         self._context = context
         self._lifecycle = lifecycle
         self._corporate = corporate
+        self._lapses = Lapses(context, lifecycle)
         self._strikes: dict[tuple[FindingKind, str], int] = {}
         self._set_aside: set[str] = set()
         self._absences: dict[str, int] = {}
@@ -224,6 +225,8 @@ class Reconciler:
     ) -> None:
         context = self._context
         wrong = [f for f in self.findings if f.kind is not FindingKind.MATCHED]
+        # Options first: shares that came for a contract explain it only until they are adopted.
+        wrong.sort(key=lambda found: not parse_instrument(found.symbol).is_option)
         standing = {(f.kind, f.symbol) for f in wrong}
         self._strikes = {key: self._strikes.get(key, 0) + 1 for key in standing}
         if not mass_change_accepted and changes_too_much(wrong, len(context.positions)):
@@ -243,10 +246,9 @@ class Reconciler:
             try:
                 if tracked is not None and tracked.closer is not None:
                     # The closing procedure asks its own questions, but it reads orders only.
-                    if strikes >= STRIKES_GONE:
-                        await self._lapsed(tracked, finding, now)
+                    await self._lapsed(tracked, finding, theirs, strikes, now)
                     continue
-                await self._act_on(finding, theirs.get(finding.symbol), strikes, now, patient=patient)
+                await self._act_on(finding, theirs, strikes, now, patient=patient)
                 if strikes == STRIKES_GONE:
                     self._tell(finding, now)
             except BrokerError as error:
@@ -283,13 +285,17 @@ class Reconciler:
                 self._context.alarms.clear(f"unexplained:{tracked.record.id}", now, tracked.record.id)
 
     async def _act_on(
-        self, finding: Finding, theirs: BrokerPosition | None, strikes: int, now: datetime, *, patient: bool
+        self, finding: Finding, listed: Mapping[str, BrokerPosition], strikes: int, now: datetime, *, patient: bool
     ) -> None:
+        theirs = listed.get(finding.symbol)
         if finding.kind is FindingKind.UNTRACKED and theirs is not None:
             if self._entry_in_flight(finding) or self._context.is_settling(finding.symbol, now):
                 return  # discovery links it to its execution; or the broker's positions lag a close of ours
             if not patient or strikes >= STRIKES_UNTRACKED:
-                await self._adopt(finding.symbol, theirs, now, unproven=strikes >= STRIKES_UNPROVEN)
+                unproven = strikes >= STRIKES_UNPROVEN or finding.symbol in self._lapses.delivered
+                await self._adopt(finding.symbol, theirs, now, unproven=unproven)
+                if self._context.on_symbol(finding.symbol) is not None:
+                    self._lapses.delivered.discard(finding.symbol)
             return
         tracked = self._context.on_symbol(finding.symbol)
         if tracked is None:
@@ -298,8 +304,23 @@ class Reconciler:
         if self._explained(tracked, finding):
             await self._settle(tracked, finding, now)
             return
-        if strikes >= STRIKES_GONE and not self._context.is_settling(finding.symbol, now):
+        if self._context.is_settling(finding.symbol, now):
+            return
+        if await self._lapsed(tracked, finding, listed, strikes if patient else STRIKES_GONE, now):
+            return
+        if strikes >= STRIKES_GONE:
             await self._unexplained(tracked, finding, theirs, now)
+
+    async def _lapsed(
+        self, tracked: Tracked, finding: Finding, listed: Mapping[str, BrokerPosition], strikes: int, now: datetime
+    ) -> bool:
+        """Book contracts that expired, were exercised or assigned, and their shares; whether something was booked.
+
+        What positions prove is believed as early as their shares would be adopted.
+        """
+        if strikes >= STRIKES_UNTRACKED and await self._lapses.shown(tracked, finding, listed, now):
+            return True
+        return strikes >= STRIKES_GONE and await self._lapses.told(tracked, finding, now)
 
     def _entry_in_flight(self, finding: Finding) -> bool:
         """Whether an order of ours still adds to the position; one that rests to reduce it is no reason to wait."""
@@ -345,8 +366,6 @@ class Reconciler:
             )
             self._lifecycle.book_reconciled(tracked, fill, finding, now, repair="adopted")
             return
-        if await self._lapsed(tracked, finding, now):
-            return
         confirmed = await context.broker.position(record.symbol)
         held = confirmed.qty if confirmed is not None else Decimal(0)
         if held == tracked.signed_qty or record.id not in context.positions:
@@ -361,46 +380,6 @@ class Reconciler:
             ours=str(finding.ours),
             theirs=str(finding.theirs),
         )
-
-    async def _lapsed(self, tracked: Tracked, finding: Finding, now: datetime) -> bool:
-        """Book what activities tell of contracts that expired, were exercised or assigned; False when none does.
-
-        No order and no trade update tells of it, and it can happen before the expiry. At 0: what the contracts were
-        worth is in the underlying's own position (OPTRD).
-        """
-        if not tracked.holding.instrument.is_option:
-            return False
-        # Of a position that was turned around afterwards nothing is left on our side.
-        left = max(finding.theirs * tracked.record.side.sign, Decimal(0))
-        opened = tracked.record.entry_time.astimezone(NEW_YORK).date()
-        activities = await self._context.broker.activities(after=opened - timedelta(days=1))
-        booked = False
-        for activity in activities:
-            missing = tracked.holding.qty - left
-            reason = _LAPSES.get(activity.type)
-            if reason is None or activity.symbol != tracked.record.symbol or missing <= 0:
-                continue
-            before = activity.date is not None and activity.date < opened
-            if before or activity.raw.get("status") == "canceled" or activity.id in tracked.holding.seen:
-                continue
-            qty = missing if activity.qty is None else min(abs(activity.qty), missing)
-            self._book_lapse(tracked, activity, qty, reason, finding, now)
-            booked = True
-        if booked and tracked.holding.is_flat and tracked.closer is None:
-            await self._lifecycle.finish(tracked, now)
-        return booked
-
-    def _book_lapse(
-        self, tracked: Tracked, activity: Activity, qty: Decimal, reason: CloseReason, finding: Finding, now: datetime
-    ) -> None:
-        record = tracked.record
-        if qty == tracked.holding.qty:
-            tracked.record = replace(record, close_reason=reason)
-        at = now if tracked.expires_at is None else min(now, tracked.expires_at)
-        fill = Fill(activity.id, activity.id, None, record.symbol, record.side.closing, qty, Decimal(0), at)
-        evidence = {"activity": activity.type, "activity_id": activity.id, "date": activity.date}
-        self._lifecycle.book_reconciled(tracked, fill, finding, now, repair=reason, **evidence)
-        tracked.news.set()
 
     def _implied_price(self, tracked: Tracked, theirs: BrokerPosition, extra: Decimal) -> Decimal:
         """The price of the added part that brings our average closest to the broker's."""

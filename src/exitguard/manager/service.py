@@ -197,8 +197,8 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
                 },
             )
         )
-        loops.append(tasks.create_task(manager.follow_trades(), name="trade stream"))
-        loops.append(tasks.create_task(manager.follow_market(), name="market data"))
+        loops.append(tasks.create_task(manager.streams.follow_trades(), name="trade stream"))
+        loops.append(tasks.create_task(manager.streams.follow_market(), name="market data"))
         await _stream_ready(context)
         await _patiently(lambda: manager.recover(state), context.log)
         if options.once:
@@ -212,6 +212,7 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
                 tasks.create_task(manager.follow_sweeps(), name="sweeps"),
                 tasks.create_task(manager.follow_changes(), name="armed closes"),
                 tasks.create_task(manager.follow_commands(), name="requests"),
+                tasks.create_task(manager.streams.follow_ear(), name="deaf streams"),
                 tasks.create_task(_follow_skew(context), name="clock skew"),
                 tasks.create_task(_follow_calendar(context), name="calendar"),
                 tasks.create_task(Watchdog(context).run(), name="watchdog"),

@@ -1,11 +1,12 @@
 """What a broker does to positions by itself: liquidation, assignment, exercise, splits, and accounts full of orders."""
 
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from random import Random
 
 from exitguard.broker.port import Activity
-from exitguard.core.instrument import InstrumentType, parse_instrument
+from exitguard.core.instrument import Instrument, InstrumentType, parse_instrument
 from exitguard.core.orders import OrderClass, OrderStatus, OrderType, PositionIntent
 from exitguard.core.orders import OrderSide as Side
 from exitguard.core.session import NEW_YORK
@@ -17,7 +18,8 @@ from exitguard.sim.trouble import TroubleSurroundings
 MANY = 501
 # A stock that nobody of ours holds.
 CROWDED = "F"
-_CONTRACT = Decimal(100)
+# Seconds after which an activity tells at the latest; on a paper account it is the next day.
+MAX_SILENCE = 240.0
 
 
 class Corporate:
@@ -65,16 +67,32 @@ class Corporate:
         instrument = parse_instrument(symbol)
         kind = "OPASN" if qty < 0 else "OPEXC"
         now = self._world.now()
-        number, day = f"{kind}-{len(exchange.all_activities)}", now.astimezone(NEW_YORK).date()
+        number, day = f"{kind}-{now:%H%M%S.%f}", now.astimezone(NEW_YORK).date()
         exchange.cancel_resting(symbol)
         self._say(f"{kind}: {part} of {qty} {symbol}", exchange.account_name)
-        exchange.all_activities.append(Activity(number, kind, symbol, abs(part), ZERO, ZERO, day))
+        told_in = rng.uniform(0, MAX_SILENCE) if rng.random() < 0.5 else 0.0
+        self._tell(exchange, Activity(number, kind, symbol, abs(part), ZERO, ZERO, day), told_in)
         exchange.change_without_order(symbol, -part, ZERO)
-        shares = part * _CONTRACT * (1 if instrument.type is InstrumentType.CALL else -1)
-        # Where the account trades the stock itself, the broker nets the shares away.
-        if instrument.underlying not in exchange.held and instrument.underlying in exchange.quotes:
-            exchange.change_without_order(instrument.underlying, shares, exchange.quotes[instrument.underlying].mid)
+        contracts = part * (1 if instrument.type is InstrumentType.CALL else -1)
+        self._deliver(exchange, instrument, contracts, day, told_in)
         return True
+
+    def _tell(self, exchange: SimExchange, activity: Activity, told_in: float) -> None:
+        """Activities may come long after what they tell of."""
+        self._world.later(told_in, exchange.all_activities.append, activity)
+
+    def _deliver(
+        self, exchange: SimExchange, option: Instrument, contracts: Decimal, day: date, told_in: float
+    ) -> None:
+        """The shares of an exercise or an assignment come or go at the strike; what rests in their way is cancelled."""
+        stock, shares = option.underlying, contracts * option.multiplier
+        if stock not in exchange.quotes:
+            return
+        if exchange.held.get(stock, (ZERO, ZERO))[0] * shares < 0:
+            exchange.cancel_resting(stock)
+        number, strike = f"OPTRD-{self._world.now():%H%M%S.%f}", option.strike or ZERO
+        self._tell(exchange, Activity(number, "OPTRD", stock, shares, strike, -shares * strike, day), told_in)
+        exchange.change_without_order(stock, shares, strike)
 
     def _split(self, rng: Random) -> bool:
         """Two shares for one, over night as everywhere: quantity doubled, price halved, resting orders gone."""
@@ -89,10 +107,9 @@ class Corporate:
         for exchange in self._world.exchanges.values():
             exchange.cancel_resting(symbol)
             exchange.splits.append((symbol, Decimal(2)))
-            qty, average = exchange.held.get(symbol, (ZERO, ZERO))
+            qty, _ = exchange.held.get(symbol, (ZERO, ZERO))
             if qty:
                 self._say(f"splits {qty} {symbol} two for one", exchange.account_name)
-                exchange.held[symbol] = (qty, average / 2)
                 exchange.change_without_order(symbol, qty, ZERO)
         return True
 

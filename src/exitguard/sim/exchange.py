@@ -300,7 +300,11 @@ class SimExchange(MemoryBroker):
     def change_without_order(self, symbol: str, signed_qty: Decimal, price: Decimal) -> None:
         """Change a position as the broker does by itself: no order, no fill, no message."""
         held, average = self.held.get(symbol, (ZERO, ZERO))
-        self.held[symbol] = (held + signed_qty, average or price)
-        if held + signed_qty == 0:
+        after = held + signed_qty
+        if after == 0:
             del self.held[symbol]
+        elif held * signed_qty >= 0:
+            self.held[symbol] = (after, (abs(held) * average + abs(signed_qty) * price) / abs(after))
+        else:
+            self.held[symbol] = (after, price if after * held < 0 else average)
         self._note_holdings()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from random import Random
 
+from exitguard.broker.market_data import QUIET_SECONDS
 from exitguard.broker.port import StreamDown, StreamUp, Tick, TickSink, TradeStreamEvent, Unparsed
 from exitguard.core.orders import TradeUpdate
 from exitguard.core.quote import Quote
@@ -40,6 +41,14 @@ class SimTradeStream:
         """Lose the connection."""
         self.mute = True
         self._queue.put_nowait(StreamDown("connection lost", "trade_updates"))
+
+    def reconnect(self, reason: str) -> None:
+        """Be closed because the manager takes the connection for deaf, and come back after a while."""
+        if self._on_update not in self._exchange.update_sinks:
+            return
+        self.mute = True
+        self._queue.put_nowait(StreamDown(reason, "trade_updates", deaf=True))
+        self._world.later(self._rng.uniform(1.0, 3.0), self.come_up)
 
     def refuse(self) -> None:
         """Be turned away again: the broker believes that the old session lives."""
@@ -90,11 +99,25 @@ class SimMarketData:
         self._watched: frozenset[str] = frozenset()
         self._queue: asyncio.Queue[Tick] = asyncio.Queue()
         self._past: dict[str, Quote] = {}
+        self._heard_at = 0.0
+        self._loop = asyncio.get_running_loop()
         self.mute = False
 
     def watch(self, symbols: Collection[str]) -> None:
         """Set the symbols to receive."""
         self._watched = frozenset(symbols)
+
+    def unheard(self) -> frozenset[str]:
+        """Symbols watched, when none was told of for seconds."""
+        return self._watched if self._loop.time() - self._heard_at >= QUIET_SECONDS else frozenset()
+
+    def missed(self, symbols: Collection[str]) -> None:
+        """Come back from silence: the manager found it out."""
+        if self.mute and not self._watched.isdisjoint(symbols):
+            self._world.later(self._rng.uniform(2.0, 5.0), self._open_anew)
+
+    def _open_anew(self) -> None:
+        self.mute = False
 
     def publish(self, quote: Quote) -> None:
         """The market has a new quote."""
@@ -130,6 +153,7 @@ class SimMarketData:
         while True:
             tick = await self._queue.get()
             self._process.require_alive()
+            self._heard_at = self._loop.time()
             on_ticks([tick])
 
 

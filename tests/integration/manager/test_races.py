@@ -10,6 +10,7 @@ from exitguard.broker.port import Accepted, BrokerIncomplete, BrokerUnavailable,
 from exitguard.core.orders import OrderRequest, OrderSide, OrderType, PositionIntent, TimeInForce
 from exitguard.core.policy import CloseStyle, Policy
 from exitguard.core.records import Batch, IntentPurpose, IntentStatus, PutIntent
+from exitguard.manager.armer import Armer
 
 CALL = "AAPL260619C00150000"
 POLICY = Policy(missing_bracket=False, min_hold_minutes=0, option_close_style=CloseStyle.MARKET)
@@ -44,6 +45,11 @@ async def test_i2_a_breach_during_the_recovery_begins_one_close_only() -> None:
         assert restarted.held(CALL) == 0
 
 
+async def _never(_: Armer) -> None:
+    """Arm nothing: each close has its intent still to be written."""
+    await asyncio.Event().wait()
+
+
 def _sell_when_written(managed: Managed, purpose: IntentPurpose, symbol: str, qty: str) -> None:
     """Let somebody sell a part by hand in the moment in which an intent has been written."""
     commit, sold = managed.store.commit, asyncio.Event()
@@ -59,8 +65,11 @@ def _sell_when_written(managed: Managed, purpose: IntentPurpose, symbol: str, qt
     managed.store.commit = overtaken  # type: ignore[method-assign]
 
 
-async def test_i1_what_is_sold_while_the_intent_of_a_close_is_written_is_not_sold_again() -> None:
-    """Found by the simulator: a part was sold by hand between the decision and the order."""
+async def test_i1_what_is_sold_while_the_intent_of_a_close_is_written_is_not_sold_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found by the simulator: a part was sold by hand between the decision and the order of an unarmed close."""
+    monkeypatch.setattr(Armer, "follow", _never)
     async with Managed(Venue(), policy=POLICY, real_clock=True) as managed:
         managed.store.surely_leased = lambda: False  # type: ignore[method-assign]  # the intent is written first
         _sell_when_written(managed, IntentPurpose.CLOSE, CALL, "4")

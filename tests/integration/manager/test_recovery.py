@@ -1,5 +1,6 @@
 """A manager that dies anywhere, streams that break, and positions nobody told us of."""
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 
@@ -11,6 +12,7 @@ from exitguard.broker.port import StreamDown, StreamUp
 from exitguard.core.orders import OrderSide
 from exitguard.core.policy import CloseStyle, Policy
 from exitguard.core.records import Batch, CloseReason, EventType, PositionStatus, PutIntent
+from exitguard.manager.armer import Armer
 from exitguard.store.port import AccountMismatch, LeaseHeld, StoreUnavailable
 
 CALL = "AAPL260619C00150000"
@@ -54,7 +56,13 @@ async def test_t7_f33_a_crash_around_the_send_never_makes_a_second_order(sent: b
         assert restarted.held(CALL) == 0
 
 
-async def test_a_crash_while_the_intent_is_written_leaves_nothing_behind() -> None:
+async def test_a_crash_while_the_intent_is_written_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a close that could not be armed before its breach."""
+
+    async def never(_: Armer) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Armer, "follow", never)
     venue = Venue()
     managed = Managed(venue, policy=POLICY)
     managed.start()

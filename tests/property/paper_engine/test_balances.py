@@ -61,6 +61,14 @@ cents = st.integers(-120, 120)
 qty = st.sampled_from(["1", "2", "5", "10", "0.5"])
 name = st.sampled_from(["large", "large", "large", "tiny"])
 symbol = st.sampled_from(["KO", "KO", "KO", CALL, PUT])
+number = st.integers(0, 50)
+requests = st.one_of(
+    st.tuples(st.just("cancel"), name, number),
+    st.tuples(st.just("replace"), name, number, cents, qty),
+    st.tuples(st.just("respread"), name, number, cents, st.sampled_from(["1", "2", "5"])),
+    st.tuples(st.just("close"), name, symbol),
+    st.tuples(st.just("resend"), name, number),
+)
 step = st.one_of(
     st.tuples(
         st.just("order"), name, symbol, st.sampled_from(["buy", "sell"]), st.sampled_from(sorted(TEMPLATES)), qty, cents
@@ -74,9 +82,9 @@ step = st.one_of(
     st.tuples(st.just("quote"), symbol, cents),
     st.tuples(st.just("quote"), symbol, cents),
     st.tuples(st.just("run"), st.sampled_from([0.0, 0.001, 0.5, 0.5, 20.0])),
-    st.tuples(st.just("cancel"), name, st.integers(0, 50)),
-    st.tuples(st.just("replace"), name, st.integers(0, 50), cents, qty),
-    st.tuples(st.just("close"), name, symbol),
+    requests,
+    st.tuples(st.just("twice"), requests),
+    st.tuples(st.just("spread"), name, st.sampled_from(["buy", "sell"]), st.sampled_from(["1", "2", "5"]), cents),
     st.tuples(st.just("close_all"), name, st.booleans()),
     st.tuples(st.just("time"), st.sampled_from(["12:00", "15:31", "16:00", "17:00", "20:01", "05:00", "09:30"])),
     st.tuples(st.just("fault"), st.sampled_from(FAULTS), st.integers(1, 2)),
@@ -94,6 +102,7 @@ class Day:
         for contract in (CALL, PUT, LOW_PUT):
             self.floor.quote(contract, "0.80", "0.90")
         self.refused: list[dict[str, Any]] = []
+        self.respreads = 0
 
     def do(self, operation: tuple[Any, ...]) -> None:
         kind, *arguments = operation
@@ -156,6 +165,34 @@ class Day:
         body = {"limit_price": at} if number % 3 else {"stop_price": at} if number % 2 else {"qty": qty}
         self.floor.exchange.replace_order(self._account(name), self._pick(name, number), body)
 
+    def _respread(self, name: str, number: int, cents: int, qty: str) -> None:
+        """Replace one of the newest multi-leg orders: its price, its quantity, or both."""
+        spreads = [order for order in self._account(name).orders.values() if order.order_class == "mleg"]
+        roots = [order.id for order in spreads if order.parent is None][-4:]
+        body = {"limit_price": str(Decimal(cents).scaleb(-2)), "qty": qty}
+        if number % 3:
+            del body["qty" if number % 3 == 1 else "limit_price"]
+        if roots:
+            self.floor.exchange.replace_order(self._account(name), roots[number % len(roots)], body)
+            self.respreads += 1
+
+    def _resend(self, name: str, number: int) -> None:
+        """A client that knows of no answer sends an order once more, under the same id."""
+        account = self._account(name)
+        known = account.orders.get(self._pick(name, number))
+        if known is not None:
+            before = len(account.orders)
+            body = {"symbol": "KO", "qty": "1", "side": "buy", "type": "market", "time_in_force": "day"}
+            with pytest.raises(ApiError) as refusal:
+                self.floor.exchange.submit_order(account, {**body, "client_order_id": known.client_order_id})
+            assert refusal.value.body == {"code": 40010001, "message": "client_order_id must be unique"}
+            assert len(account.orders) == before
+
+    def _twice(self, operation: tuple[Any, ...]) -> None:
+        """The same request again before anything has come of the first."""
+        self.do(operation)
+        self.do(operation)
+
     def _close(self, name: str, symbol: str) -> None:
         self.floor.exchange.close_position(self._account(name), symbol, {})
 
@@ -186,6 +223,11 @@ class Day:
         fills = self.floor.exchange.fills_json()
         executions = [fill["execution_id"] for fill in fills]
         assert len(set(executions)) == len(executions)
+        accounts = self.floor.exchange.accounts.values()
+        orders = [order.id for account in accounts for order in account.orders.values()]
+        assert len(set(orders)) == len(orders)
+        activities = [activity["id"] for account in accounts for _, activity in account.activities]
+        assert len(set(activities)) == len(activities)
         self._check_no_flip()
 
     def _check_books(self, account: Account) -> None:
@@ -232,6 +274,10 @@ class Day:
                 after = Decimal(data["position_qty"])
                 change = Decimal(data["qty"]) * (1 if data["order"]["side"] == "buy" else -1)
                 assert (after - change) * after >= 0, data
+            for leg in data.get("legs") or ():
+                (side,) = (one["side"] for one in data["order"]["legs"] if one["id"] == leg["order_id"])
+                after = Decimal(data["position_qtys"][leg["symbol"]])
+                assert (after - Decimal(leg["qty"]) * (1 if side == "buy" else -1)) * after >= 0, data
 
     def log(self) -> list[Any]:
         return [*self.floor.events, self.refused, self.floor.exchange.state_json(), self.floor.exchange.fills_json()]
@@ -277,8 +323,22 @@ def long_plan(chance: Random, steps: int) -> list[tuple[Any, ...]]:
         if not out_of_hours:
             plan.append(("time", "10:00"))
         kind = chance.choices(
-            ["order", "quote", "cancel", "replace", "close", "close_all", "time", "fault", "event", "spread"],
-            [40, 40, 6, 8, 5, 1, 2, 2, 3, 4],
+            [
+                "order",
+                "quote",
+                "cancel",
+                "replace",
+                "close",
+                "close_all",
+                "time",
+                "fault",
+                "event",
+                "spread",
+                "respread",
+                "resend",
+                "twice",
+            ],
+            [40, 40, 6, 8, 5, 1, 2, 2, 3, 5, 5, 2, 3],
         )[0]
         size, offset, number = chance.choice(["1", "2", "5", "10"]), chance.randint(-60, 60), chance.randint(0, 400)
         if kind == "order":
@@ -290,6 +350,15 @@ def long_plan(chance: Random, steps: int) -> list[tuple[Any, ...]]:
             plan.append(("quote", contract(), offset))
         elif kind == "spread":
             plan.append(("spread", account(), chance.choice(["buy", "sell"]), size, offset))
+        elif kind == "respread":
+            # A moment after an order that is likely to rest, so that there is something to replace.
+            name, side = account(), chance.choice(["buy", "sell"])
+            plan += [("spread", name, side, size, -abs(offset)), ("run", 0.5), ("respread", name, number, offset, size)]
+        elif kind == "resend":
+            plan.append(("resend", account(), number))
+        elif kind == "twice":
+            again = [("cancel", account(), -chance.randint(1, 6)), ("close", account(), contract())]
+            plan.append(("twice", chance.choice([*again, ("respread", account(), number, offset, size)])))
         elif kind == "cancel":
             plan.append(("cancel", account(), -chance.randint(1, 6)))
         elif kind == "replace":

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from random import Random
@@ -11,7 +13,9 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.integration.paper.conftest import START, Client, client_of
+from tests.integration.paper.test_trade_stream import listening
 from tests.property.paper_engine.test_balances import Day
+from tests.support.waiting import eventually
 
 from exitguard.paper.engine import ExchangeSettings
 from exitguard.paper.server.app import PaperServer
@@ -25,6 +29,8 @@ FAULTS = (
     "reset_after", "http_500", "html_error", "rate_limit", "empty_list", "malformed_body", "quote_drop", "quote_stale",
     "quote_zero", "quote_crossed", "quote_nan", "quote_wild", "clock_skew",
 )  # fmt: skip
+# What a listener can see through: nothing is lost for good.
+STREAM_FAULTS = ("stream_duplicate", "stream_reorder", "stream_delay", "stream_unknown", "stream_null")
 EVENTS = ("external_close", "external_add", "external_flip", "liquidation", "exercise", "assignment", "split")
 CALL, PUT = "KO261120C00050000", "KO261120P00050000"
 SYMBOLS = ("KO", "KO", "KO", CALL, PUT)
@@ -118,6 +124,24 @@ class Trader:
             await self.call(account, "GET", chance.choice(["/v2/positions", "/v2/orders?nested=true", "/v2/clock"]))
 
 
+class Listener:
+    """Folds trade updates as a bot has to: by execution id, whatever is repeated, late or unknown."""
+
+    def __init__(self) -> None:
+        self.executions: dict[str, tuple[str, str, str]] = {}
+        self.repeated: Counter[str] = Counter()
+
+    async def listen(self, socket: Any) -> None:
+        async for frame in socket:
+            data = json.loads(frame)["data"]
+            if data is None or data["event"] not in ("fill", "partial_fill"):
+                continue
+            key = data["execution_id"]
+            said = (data["order"]["symbol"], data["qty"], data["price"])
+            assert self.executions.setdefault(key, said) == said, "an execution that is told twice is the same one"
+            self.repeated[key] += 1
+
+
 @contextlib.asynccontextmanager
 async def trading(seed: int) -> AsyncIterator[tuple[Trader, Books]]:
     settings = PaperSettings(
@@ -166,3 +190,31 @@ async def test_i1_i5_books_balance_whatever_clients_and_faults_do(seed: int) -> 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_the_same_seed_gives_the_same_day(seed: int) -> None:
     assert await day(seed, 80) == await day(seed, 80)
+
+
+async def test_a_listener_that_folds_by_execution_knows_every_fill() -> None:
+    """Trade updates that come twice, late, out of order and between unknown ones, over a day of orders and faults."""
+    chance, heard = Random(5), Listener()
+    async with trading(5) as (trader, books), listening(trader.clients["large"]) as socket:
+        ear = asyncio.ensure_future(heard.listen(socket))
+        for kind in STREAM_FAULTS:
+            fault = {"kind": kind, "probability": 0.2, "parameters": {"seconds": 0.01}}
+            await trader.clients["large"].post("/admin/faults", fault)
+        for _ in range(120):
+            await trader.act(chance)
+            await trader.clients["large"].post("/admin/advance", {"seconds": 1})
+            books.check()
+        await trader.clients["large"].delete("/admin/faults")
+        fills = books.floor.exchange.fills_json()
+        wanted = {
+            fill["execution_id"]: (fill["symbol"], fill["qty"], fill["price"])
+            for fill in fills
+            if fill["account"] == "large"
+        }
+        await eventually(lambda: ear.done() or len(heard.executions) >= len(wanted), "every execution is heard")
+        ear.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await ear
+        assert heard.executions == wanted
+        assert len(wanted) > 5
+        assert max(heard.repeated.values()) == 2

@@ -1,0 +1,196 @@
+"""Options that expired, were exercised or assigned, and the shares that changed hands for them.
+
+No order and no trade update tells of it, and activities (OPEXP, OPEXC, OPASN, OPTRD) come on the next day. Before they
+do, positions can prove it: contracts are gone and exactly their shares have come or gone, or the last session is over
+and nothing has come for them. Contracts are booked at 0: what they were worth is in the position of the shares, which
+come and go at the strike.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from exitguard.broker.port import Activity
+from exitguard.core.instrument import CASH_SETTLED, Instrument, InstrumentType
+from exitguard.core.orders import BrokerPosition, Fill
+from exitguard.core.position import PositionSide
+from exitguard.core.reconcile import Finding, compare
+from exitguard.core.records import CloseReason
+from exitguard.core.session import NEW_YORK
+from exitguard.manager.context import AccountContext
+from exitguard.manager.lifecycle import Lifecycle
+from exitguard.manager.tracked import Tracked
+
+ZERO = Decimal(0)
+# After the last session the broker needs time to settle: contracts that are gone for so long have nothing to come.
+SETTLED_AFTER = timedelta(hours=1)
+_REASONS = {"OPEXP": CloseReason.EXPIRED, "OPEXC": CloseReason.EXERCISED, "OPASN": CloseReason.ASSIGNED}
+_SHARES = "OPTRD"
+# Ids of what was booked before an activity told of it.
+_SEEN_GONE = "lapse:"
+_DELIVERED = "delivery:"
+
+
+class Lapses:
+    """Books them for one account. `delivered` names stocks that came for contracts and are not adopted yet."""
+
+    def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
+        self._context = context
+        self._lifecycle = lifecycle
+        self.delivered: set[str] = set()
+
+    async def told(self, tracked: Tracked, finding: Finding, now: datetime) -> bool:
+        """Book what activities tell of the position; False when they tell nothing. Raises BrokerError."""
+        record = tracked.record
+        opened = record.entry_time.astimezone(NEW_YORK).date()
+        activities = await self._context.broker.activities(after=opened - timedelta(days=1))
+        kinds = _REASONS if tracked.holding.instrument.is_option else (_SHARES,)
+        known = [
+            (fill.qty, fill.price)
+            for fill in tracked.holding.fills
+            if fill.execution_id.startswith((_SEEN_GONE, _DELIVERED))
+        ]
+        booked = False
+        for activity in activities:
+            if activity.type not in kinds or activity.symbol != record.symbol or activity.id in tracked.holding.seen:
+                continue
+            before = activity.date is not None and activity.date < opened
+            if before or activity.raw.get("status") == "canceled" or record.id not in self._context.positions:
+                continue
+            price = ZERO if activity.type in _REASONS else activity.price
+            missing = self._missing(tracked, finding)
+            if price is None or missing <= 0 or not self._is_reduction(tracked, activity):
+                continue
+            qty = missing if activity.qty is None else min(abs(activity.qty), missing)
+            if activity.qty is not None and (abs(activity.qty), price) in known:
+                known.remove((abs(activity.qty), price))
+                continue
+            reason = _REASONS.get(activity.type) or _sibling(activity, activities)
+            evidence: dict[str, object] = {"activity": activity.type, "activity_id": activity.id, "date": activity.date}
+            self._book(tracked, activity.id, qty, price, reason, finding, now, evidence)
+            booked = True
+        await self._finish(tracked, booked, now)
+        return booked
+
+    async def shown(
+        self, tracked: Tracked, finding: Finding, theirs: Mapping[str, BrokerPosition], now: datetime
+    ) -> bool:
+        """Book contracts whose fate the broker's positions prove; False when they do not. Raises BrokerError.
+
+        `theirs` is the broker's whole answer.
+        """
+        context, instrument = self._context, tracked.holding.instrument
+        missing = self._missing(tracked, finding)
+        if not instrument.is_option or missing <= 0 or instrument.underlying in CASH_SETTLED:
+            return False
+        shares, moved = _shares(tracked, missing), self._moved(instrument, theirs)
+        gone = self._all_gone(instrument, theirs)
+        over = tracked.expires_at is not None and now >= tracked.expires_at + SETTLED_AFTER
+        if moved in (shares, gone) and moved:
+            reason = CloseReason.EXERCISED if tracked.record.side is PositionSide.LONG else CloseReason.ASSIGNED
+        elif over and not moved and gone:
+            # A spread of which both sides were exercised would move nothing either: that waits for activities.
+            reason = CloseReason.EXPIRED
+        else:
+            return False
+        # Targeted questions before anything is taken for gone: a fill that was missed, and both positions.
+        await self._lifecycle.read_missed(tracked)
+        still = await context.broker.position(tracked.record.symbol)
+        stock = await context.broker.position(instrument.underlying)
+        listed = theirs.get(instrument.underlying)
+        if (ZERO if still is None else still.qty) != finding.theirs or self._missing(tracked, finding) != missing:
+            return False
+        if (ZERO if stock is None else stock.qty) != (ZERO if listed is None else listed.qty):
+            return False
+        evidence: dict[str, object] = {"shares": moved, "last_session": tracked.expires_at}
+        left = tracked.holding.qty - missing
+        name = f"{_SEEN_GONE}{tracked.record.uid}:{left.normalize():f}"
+        if reason is not CloseReason.EXPIRED:
+            await self._deliver(tracked, shares, reason, f"{tracked.record.uid}:{left.normalize():f}", now)
+        self._book(tracked, name, missing, ZERO, reason, finding, now, evidence)
+        await self._finish(tracked, True, now)
+        return True
+
+    async def _deliver(self, option: Tracked, shares: Decimal, reason: CloseReason, name: str, now: datetime) -> None:
+        """Book the shares that a contract took from a position of ours, at its strike; what is new is adopted later."""
+        instrument = option.holding.instrument
+        stock, strike = self._context.on_symbol(instrument.underlying), instrument.strike
+        if strike is None:
+            raise AssertionError(f"{instrument.symbol} has no strike")
+        taken = ZERO
+        if stock is not None and stock.signed_qty * shares < 0:
+            taken = min(stock.holding.qty, abs(shares))
+            (finding,) = compare(
+                {instrument.underlying: stock.signed_qty}, {instrument.underlying: stock.signed_qty + shares}
+            )
+            evidence: dict[str, object] = {"contract": instrument.symbol}
+            self._book(stock, f"{_DELIVERED}{name}", taken, strike, reason, finding, now, evidence)
+            await self._finish(stock, True, now)
+        if taken < abs(shares):
+            self.delivered.add(instrument.underlying)
+
+    def _book(
+        self,
+        tracked: Tracked,
+        name: str,
+        qty: Decimal,
+        price: Decimal,
+        reason: CloseReason,
+        finding: Finding,
+        now: datetime,
+        evidence: dict[str, object],
+    ) -> None:
+        record = tracked.record
+        if qty == tracked.holding.qty:
+            tracked.record = replace(record, close_reason=reason)
+        at = now if tracked.expires_at is None else min(now, tracked.expires_at)
+        fill = Fill(name, name, None, record.symbol, record.side.closing, qty, price, at)
+        self._lifecycle.book_reconciled(tracked, fill, finding, now, repair=reason, **evidence)
+        tracked.news.set()
+
+    async def _finish(self, tracked: Tracked, booked: bool, now: datetime) -> None:
+        if booked and tracked.holding.is_flat and tracked.closer is None:
+            await self._lifecycle.finish(tracked, now)
+
+    @staticmethod
+    def _missing(tracked: Tracked, finding: Finding) -> Decimal:
+        """How much of ours the broker does not hold; of a position that was turned around nothing is left."""
+        return tracked.holding.qty - max(finding.theirs * tracked.record.side.sign, ZERO)
+
+    @staticmethod
+    def _is_reduction(tracked: Tracked, activity: Activity) -> bool:
+        """Whether an activity takes from our side. One about contracts always does."""
+        return activity.type in _REASONS or (activity.qty or ZERO) * tracked.record.side.sign < 0
+
+    def _moved(self, instrument: Instrument, theirs: Mapping[str, BrokerPosition]) -> Decimal:
+        """By how much the broker's position of the underlying differs from ours."""
+        stock, listed = self._context.on_symbol(instrument.underlying), theirs.get(instrument.underlying)
+        return (ZERO if listed is None else listed.qty) - (ZERO if stock is None else stock.signed_qty)
+
+    def _all_gone(self, instrument: Instrument, theirs: Mapping[str, BrokerPosition]) -> Decimal:
+        """The shares that all contracts of the underlying that are gone stand for together."""
+        total = ZERO
+        for tracked in self._context.positions.values():
+            own = tracked.holding.instrument
+            if not own.is_option or own.underlying != instrument.underlying:
+                continue
+            listed = theirs.get(own.symbol)
+            left = max((ZERO if listed is None else listed.qty) * tracked.record.side.sign, ZERO)
+            if left < tracked.holding.qty:
+                total += _shares(tracked, tracked.holding.qty - left)
+        return total
+
+
+def _shares(tracked: Tracked, contracts: Decimal) -> Decimal:
+    """Signed shares that come when so many contracts are exercised, or are assigned to us."""
+    instrument = tracked.holding.instrument
+    right = 1 if instrument.type is InstrumentType.CALL else -1
+    return contracts * instrument.multiplier * right * tracked.record.side.sign
+
+
+def _sibling(shares: Activity, activities: list[Activity]) -> CloseReason:
+    """Whether shares moved for an exercise or an assignment: the activity of the contracts is in the same group."""
+    group = shares.raw.get("group_id")
+    found = (a for a in activities if group and a.raw.get("group_id") == group and a.type in _REASONS)
+    return next((_REASONS[activity.type] for activity in found), CloseReason.ASSIGNED)
