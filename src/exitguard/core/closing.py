@@ -36,7 +36,7 @@ from exitguard.core.closing_words import (
     Wait,
 )
 from exitguard.core.evolve import evolve
-from exitguard.core.instrument import round_to_tick
+from exitguard.core.instrument import Instrument, round_to_tick
 from exitguard.core.orders import (
     BrokerOrder,
     OrderRequest,
@@ -78,7 +78,9 @@ __all__ = [
     "begin",
     "client_order_id",
     "close_request",
+    "goes_plain",
     "plain_request",
+    "sent",
 ]
 
 ZERO = Decimal(0)
@@ -227,7 +229,11 @@ def _look_again(state: ClosingState, context: Context) -> tuple[ClosingState, Ef
 def _send(state: ClosingState, context: Context, qty: Decimal) -> tuple[ClosingState, Effect]:
     attempt = state.attempt + 1
     request = close_request(state, attempt, qty, context)
-    state = evolve(
+    return _sent(state, request, attempt, context), Submit(request, attempt)
+
+
+def _sent(state: ClosingState, request: OrderRequest, attempt: int, context: Context) -> ClosingState:
+    return evolve(
         state,
         phase=Phase.SENDING,
         attempt=attempt,
@@ -240,7 +246,6 @@ def _send(state: ClosingState, context: Context, qty: Decimal) -> tuple[ClosingS
         ceiling=None,
         duplicate=False,
     )
-    return state, Submit(request, attempt)
 
 
 def close_request(state: ClosingState, attempt: int, qty: Decimal, context: Context) -> OrderRequest:
@@ -277,18 +282,37 @@ def plain_request(account: str, uid: str, holding: Holding, attempt: int) -> Ord
     )
 
 
+def goes_plain(instrument: Instrument, context: Context) -> bool:
+    """Whether `begin` would send `plain_request` for a close that has made no attempt yet, and nothing else."""
+    if not context.clear or not context.can_trade or context.extended_hours or context.held <= 0:
+        return False
+    return _is_market(instrument, context)
+
+
+def _is_market(instrument: Instrument, context: Context) -> bool:
+    """Whether a first order in regular hours goes at market: by its style, or because the market is tight."""
+    policy, quote = context.policy, context.quote
+    if quote is None or quote.bid <= 0 or quote.ask <= 0:
+        return True
+    style = policy.option_close_style if instrument.is_option else policy.stock_close_style
+    if style is CloseStyle.MARKET or policy.adaptive_steps <= 0:
+        return True
+    return quote.relative_spread * 100 <= policy.adaptive_tight_spread_percent
+
+
+def sent(state: ClosingState, request: OrderRequest, context: Context) -> ClosingState:
+    """The state of a close whose first order, a plain one, is on its way."""
+    return _sent(state, request, state.attempt + 1, context)
+
+
 def _limit_price(state: ClosingState, context: Context) -> Decimal | None:
     """None for a market order; a wide spread is crossed by a limit at the far side, re-priced, before the market is."""
     policy, quote = context.policy, context.quote
     selling = state.side.closing is OrderSide.SELL
     if quote is None or quote.bid <= 0 or quote.ask <= 0:
         return None
-    if not context.extended_hours:
-        style = policy.option_close_style if state.instrument.is_option else policy.stock_close_style
-        if style is CloseStyle.MARKET or state.step >= policy.adaptive_steps:
-            return None
-        if quote.relative_spread * 100 <= policy.adaptive_tight_spread_percent:
-            return None
+    if not context.extended_hours and (state.step >= policy.adaptive_steps or _is_market(state.instrument, context)):
+        return None
     far_side = round_to_tick(quote.bid if selling else quote.ask, up=not selling, is_option=state.instrument.is_option)
     return far_side if far_side > 0 else None
 

@@ -6,11 +6,9 @@ order id.
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any, assert_never
 
 from exitguard.broker.port import (
@@ -55,6 +53,16 @@ HEAD_START = 0.001
 _NO_STREAK = WideStreak()
 
 
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """An armed order on its way. `view` is the look on which it was sent."""
+
+    request: OrderRequest
+    intent: IntentRecord
+    outcome: asyncio.Future[SubmitResult]
+    view: Context
+
+
 class Closer:
     """Closes and reduces positions of one account."""
 
@@ -62,8 +70,6 @@ class Closer:
         self._context = context
         self._lifecycle = lifecycle
         self._corporate = corporate
-        # What triggered a close, by position, until it is recorded: an order that is armed leaves before that.
-        self._untold: dict[int, Callable[[], None]] = {}
 
     def start(self, tracked: Tracked, decision: Decision) -> None:
         """Begin a close or a reduction that `evaluate` decided; nothing happens when one is under way (I2)."""
@@ -73,23 +79,86 @@ class Closer:
         keep = Decimal(0)
         if decision.reduce_qty is not None:
             keep = tracked.holding.qty - decision.reduce_qty
-        deadline = now + timedelta(seconds=tracked.policy.close_deadline_seconds)
         tracked.trigger_price, tracked.trigger_at = decision.price, now
-        tracked.record = evolve(
+        launch = self._launch(tracked, now) if keep == 0 else None
+        if launch is not None:
+            tracked.launched = True
+            tracked.closer = self._context.spawn(self._follow(tracked, decision, launch), f"close {tracked.record.id}")
+            return
+        self._begin(tracked, decision, keep, now)
+        self._tell(tracked, decision, tracked.holding.qty - keep, now)
+        self._spawn(tracked, self._state(tracked, decision.rule, keep))
+
+    def _begin(self, tracked: Tracked, decision: Decision, keep: Decimal, now: datetime) -> None:
+        """Say in the row what has begun."""
+        tracked.record = replace(
             tracked.record,
             status=PositionStatus.CLOSING if keep == 0 else tracked.record.status,
             close_reason=decision.rule,
             close_started_at=now,
-            close_deadline=deadline,
+            close_deadline=now + timedelta(seconds=tracked.policy.close_deadline_seconds),
         )
-        self._untold[tracked.record.id] = partial(self._tell, tracked, decision, tracked.holding.qty - keep, now)
-        self._spawn(tracked, self._state(tracked, decision.rule, keep))
 
-    def _tell_now(self, tracked: Tracked) -> None:
-        """Record and say what triggered the close, unless that was done."""
-        tell = self._untold.pop(tracked.record.id, None)
-        if tell is not None:
-            tell()
+    # Armed --------------------------------------------------------------------------------------------------------
+
+    def _launch(self, tracked: Tracked, now: datetime) -> _Launch | None:
+        """Send the order that is armed, if it is what the procedure would send now; None when it is not (I3, I12).
+
+        Nothing but what that takes is done before it is on its way.
+        """
+        context, armed, request = self._context, tracked.armed, tracked.armed_request
+        if armed is None or request is None or tracked.record.close_attempt or request.qty != tracked.holding.qty:
+            return None
+        view = self._view(tracked, first=True)
+        if not closing.goes_plain(tracked.holding.instrument, view) or not context.ledger.store.surely_leased():
+            return None
+        outcome: asyncio.Future[SubmitResult] = asyncio.get_running_loop().create_future()
+        context.spawn(self._send(request, outcome), f"order {request.client_order_id}")
+        tracked.armed, tracked.armed_request = None, None
+        intent = evolve(armed, status=IntentStatus.INTENDED, created_at=now)
+        context.ledger.post(context.put_intent(intent))
+        return _Launch(request, intent, outcome, view)
+
+    async def _send(self, request: OrderRequest, outcome: asyncio.Future[SubmitResult]) -> None:
+        try:
+            outcome.set_result(await self._context.broker.submit(request, Priority.EXIT))
+        except Exception as error:
+            outcome.set_exception(error)  # for whoever follows the close
+        finally:
+            if not outcome.done():
+                outcome.cancel()
+
+    async def _follow(self, tracked: Tracked, decision: Decision, launch: _Launch) -> None:
+        """Drive a close whose order is on its way, and record what the breach changed while it travels."""
+        if decision.rule is None:
+            raise AssertionError("a close without a rule")
+        now, request = launch.view.now, launch.request
+        qty = request.qty
+        try:
+            await asyncio.sleep(HEAD_START)
+        finally:
+            self._begin(tracked, decision, Decimal(0), now)
+            state = closing.sent(self._state(tracked, decision.rule, Decimal(0)), request, launch.view)
+            tracked.record = replace(
+                tracked.record, close_attempt=state.attempt, close_client_order_id=request.client_order_id
+            )
+            tracked.launched = False
+            self._tell(tracked, decision, qty, now)
+        await self._guard(tracked, state, launch)
+
+    async def _landed(self, tracked: Tracked, launch: _Launch) -> Observation:
+        """The broker's answer to an armed order, once what the breach changed is written or kept for later."""
+        try:
+            await self._context.ledger.commit()
+        except StoreUnavailable as error:
+            self._context.log.error(
+                "a close was sent and is not recorded yet: the database is away",
+                position=tracked.record.id,
+                reason=str(error),
+            )
+        return self._answer(tracked, launch.intent, await launch.outcome)
+
+    # Telling ------------------------------------------------------------------------------------------------------
 
     def _tell(self, tracked: Tracked, decision: Decision, qty: Decimal, at: datetime) -> None:
         if decision.rule is None:
@@ -168,13 +237,13 @@ class Closer:
 
     # Driving ----------------------------------------------------------------------------------------------------
 
-    async def _guard(self, tracked: Tracked, state: ClosingState) -> None:
+    async def _guard(self, tracked: Tracked, state: ClosingState, launch: _Launch | None = None) -> None:
         """Drive to the end. A defect of ours is an alarm and a new try; the close is never given up."""
         failures = 0
         try:
             while True:
                 try:
-                    await self._drive(tracked, state)
+                    await self._drive(tracked, state, launch)
                     self._context.alarms.clear(
                         f"closer:{tracked.record.id}", self._context.clock.now(), tracked.record.id
                     )
@@ -192,6 +261,7 @@ class Closer:
                         now,
                         tracked.record.id,
                     )
+                launch = None
                 await asyncio.sleep(min(30.0, 0.5 * 2.0 ** min(failures, 6)))
                 intent = self._context.intents.get(tracked.record.close_client_order_id or "")
                 if intent is not None:
@@ -204,14 +274,16 @@ class Closer:
         finally:
             tracked.closer = None
 
-    async def _drive(self, tracked: Tracked, state: ClosingState) -> None:
+    async def _drive(self, tracked: Tracked, state: ClosingState, launch: _Launch | None) -> None:
         if tracked.restorer is not None:
             tracked.hurry.set()
             await asyncio.wait([tracked.restorer])  # its order must not appear behind our back
         while True:
-            state, effect = closing.begin(state, self._view(tracked, first=True))
-            if not isinstance(effect, closing.Submit):
-                self._tell_now(tracked)
+            if launch is not None:
+                seen, launch = await self._landed(tracked, launch), None
+                state, effect = closing.advance(state, seen, self._view(tracked, first=False))
+            else:
+                state, effect = closing.begin(state, self._view(tracked, first=True))
             while not isinstance(effect, closing.Finish):
                 seen = await self._perform(tracked, state, effect)
                 state = self._taken_over(tracked, replace(state, instrument=tracked.holding.instrument))
@@ -393,12 +465,6 @@ class Closer:
 
     async def _submit(self, tracked: Tracked, request: OrderRequest, attempt: int) -> Observation:
         context, now = self._context, self._context.clock.now()
-        if request == tracked.armed_request and tracked.armed is not None and context.ledger.store.surely_leased():
-            intent = evolve(tracked.armed, status=IntentStatus.INTENDED, created_at=now)
-            tracked.armed, tracked.armed_request = None, None
-            context.ledger.post(context.put_intent(intent))
-            return self._answer(tracked, intent, await self._fire(tracked, request, attempt))
-        self._tell_now(tracked)
         purpose = IntentPurpose.CLOSE if tracked.record.status is PositionStatus.CLOSING else IntentPurpose.REDUCE
         intent = IntentRecord(
             account_name=context.name,
@@ -421,34 +487,6 @@ class Closer:
             return closing.Failed(context.withdraw(intent))  # the quantity is asked for anew (I1)
         result = await context.broker.submit(request, Priority.EXIT)
         return self._answer(tracked, intent, result)
-
-    async def _fire(self, tracked: Tracked, request: OrderRequest, attempt: int) -> SubmitResult:
-        """Send an order that is armed; what the breach changed is written while it travels."""
-        recordings: list[asyncio.Task[None]] = []
-
-        def record() -> None:
-            name = f"record {request.client_order_id}"
-            recordings.append(self._context.spawn(self._record(tracked, request.client_order_id, attempt), name))
-
-        due = asyncio.get_running_loop().call_later(HEAD_START, record)
-        try:
-            return await self._context.broker.submit(request, Priority.EXIT)
-        finally:
-            due.cancel()
-            if not recordings:
-                record()
-            await asyncio.wait(recordings)
-
-    async def _record(self, tracked: Tracked, client_order_id: str, attempt: int) -> None:
-        """Write what a breach changed. Until the database is back, the ledger keeps it."""
-        context = self._context
-        tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=client_order_id)
-        self._tell_now(tracked)
-        context.ledger.post(PutPosition(tracked.record))
-        try:
-            await context.ledger.commit()
-        except StoreUnavailable as error:
-            context.log.error("a close was sent and is not recorded yet: the database is away", reason=str(error))
 
     def _answer(self, tracked: Tracked, intent: IntentRecord, result: SubmitResult) -> Observation:
         context, now = self._context, self._context.clock.now()

@@ -21,6 +21,7 @@ class Tracked:
     `armed` is the intent of the next close as it is, or will be, in the ledger; `armed_request` is its order, once the
     ledger has it.
     `asset_id` is the broker's id of the asset, which survives a new symbol.
+    `launched` while an armed order is on its way and the row does not say so yet.
     `trigger_price` and `trigger_at` are the mark and the moment of the breach, for measuring slippage.
     """
 
@@ -49,6 +50,7 @@ class Tracked:
     restorer: asyncio.Task[None] | None = None
     armed: IntentRecord | None = None
     armed_request: OrderRequest | None = None
+    launched: bool = False
     news: asyncio.Event = field(default_factory=asyncio.Event)
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -60,7 +62,7 @@ class Tracked:
     @property
     def is_reducing(self) -> bool:
         """Whether a reduction is under way."""
-        return self.closer is not None and self.record.status is PositionStatus.OPEN
+        return self.closer is not None and self.record.status is PositionStatus.OPEN and not self.launched
 
     @property
     def signed_qty(self) -> Decimal:
