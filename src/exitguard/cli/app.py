@@ -38,17 +38,14 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
 
 # What a command's own --help says below its line: cyclopts shows this instead of the docstring.
 _MORE = {
+    # With its box of options it has to fit one screen of thirty lines.
     "paper": """\
-No account, no keys, no network. It speaks Alpaca's REST API (/v2, /v3,
-/v1beta1), trade stream (/stream) and data sockets (/v2/iex, /v1beta1/opra):
-clients change base URLs and nothing else. Orders of every kind, options with
-model quotes, every session and holiday. GET / is a status page; /admin moves
-the clock, makes quotes and switches faults on. It prints its URLs and keys;
-Ctrl-C stops it. docs/exchange.md tells the rest.
+No account, no keys, no network: change a bot's base URLs to those it prints.
+It speaks Alpaca's REST API, trade stream and data sockets; stocks and options,
+every session and holiday. GET / is a status page; /admin moves the clock, sets
+quotes, switches faults on. Ctrl-C stops it. docs/exchange.md tells the rest.
 
-  exitguard paper --port 8900 --account me:100000 --market calm SPY=crash+wild
-
-  exitguard paper --replay day.csv.gz --state ~/paper --faults faults.toml""",
+  exitguard paper --port 8900 --account me:100000 --market calm SPY=crash+wild""",
     "record": """\
 Records quotes, trades and halts from the data connection of an account of the
 settings file, or from the URLs and keys given, until Ctrl-C, SIGTERM or
