@@ -92,6 +92,7 @@ class Corporate:
             exchange.cancel_resting(stock)
         number, strike = f"OPTRD-{self._world.now():%H%M%S.%f}", option.strike or ZERO
         self._tell(exchange, Activity(number, "OPTRD", stock, shares, strike, -shares * strike, day), told_in)
+        exchange.deliveries.append((self._world.now(), stock, shares))
         exchange.change_without_order(stock, shares, strike)
 
     def _split(self, rng: Random) -> bool:

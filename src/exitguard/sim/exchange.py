@@ -50,6 +50,8 @@ class SimExchange(MemoryBroker):
         self.holdings: list[tuple[datetime, dict[str, Decimal]]] = [(world.now(), {})]
         # Splits of stocks: new shares for each old one, in their order.
         self.splits: list[tuple[str, Decimal]] = []
+        # Shares that came or went for contracts: when, of which stock, how many.
+        self.deliveries: list[tuple[datetime, str, Decimal]] = []
         self.fill_watchers: list[Callable[[BookOrder, Fill, Decimal], None]] = []
         self.accept_watchers: list[Callable[[BookOrder], None]] = []
 
