@@ -25,6 +25,7 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("positions", "exitguard.cli.look:positions", "List positions with marks, protection and deadlines.", _LOOK),
     ("events", "exitguard.cli.look:events", "List what happened, newest last.", _LOOK),
     ("health", "exitguard.cli.health:health", "Tell whether every account is watched; exit 1 if not.", _LOOK),
+    ("alarms", "exitguard.cli.alarms:alarms", "List the alarms that are on, and every kind there is.", _LOOK),
     ("sync", "exitguard.cli.sync:sync", "Compare the broker with our books, or repair them; exit 1 if unequal.", _LOOK),
     ("audit", "exitguard.cli.audit:app", "Prove that nobody changed the ledger: verify.", _LOOK),
     ("policy", "exitguard.cli.policy:policy", "Show the effective numbers of the exit policies.", _LOOK),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,7 +24,7 @@ from exitguard.config.build import build_info
 from exitguard.config.errors import ConfigError
 from exitguard.config.paths import state_dir
 from exitguard.config.secrets import Credentials, SecretReader, credentials
-from exitguard.config.settings import AccountSettings, Settings
+from exitguard.config.settings import AccountSettings, Settings, WatchSettings
 from exitguard.core.instrument import Instrument
 from exitguard.core.policy import Policy, policy_body, policy_hash
 from exitguard.core.records import Heartbeat
@@ -77,10 +78,17 @@ class Fleet:
     hopeless: asyncio.Event = field(default_factory=asyncio.Event)
     # What each account's manager shows of itself since it was started last.
     vitals: dict[str, Vitals] = field(default_factory=dict)
+    # Seconds after which an account that is still starting counts as not managed, and since when it is.
+    start_silence: float = WatchSettings().start_silence_seconds
+    starting_since: dict[str, float] = field(default_factory=dict)
 
     def enter(self, name: str, state: State) -> None:
         """Note an account's state."""
         self.states[name] = state
+        if state is State.STARTING:
+            self.starting_since.setdefault(name, time.monotonic())
+        else:
+            self.starting_since.pop(name, None)
         if state is State.RUNNING:
             self.ever_ran.add(name)
             self.waiting.pop(name, None)
@@ -90,11 +98,20 @@ class Fleet:
         if not active and not self.ever_ran:
             self.hopeless.set()
 
+    def hanging(self) -> list[Failure]:
+        """Accounts whose start takes longer than any start does: something that they wait for never answers."""
+        now = time.monotonic()
+        return [
+            Failure(name, f"still starting after {now - since:.0f} s: look at the log", Exit.TEMPORARY)
+            for name, since in self.starting_since.items()
+            if now - since > self.start_silence
+        ]
+
     async def remind(self) -> None:
         """Say loudly, again and again, which accounts nobody manages."""
         while True:
             await asyncio.sleep(REMINDER_SECONDS)
-            for failure in (*self.failures.values(), *self.waiting.values()):
+            for failure in (*self.failures.values(), *self.waiting.values(), *self.hanging()):
                 structlog.get_logger().error(
                     "ACCOUNT IS NOT MANAGED", account=failure.account_name, reason=failure.reason
                 )

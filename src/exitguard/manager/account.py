@@ -188,10 +188,11 @@ class AccountManager:
             await self.poll()
         except BrokerError as error:
             now = context.clock.now()
+            context.progress.poll_ended_at = now
             context.log.warning("broker poll failed", reason=str(error))
             context.alarms.raise_alarm("broker", "broker_unreachable", f"the broker does not answer: {error}", now)
             return False
-        context.progress.polled_at = context.clock.now()
+        context.progress.polled_at = context.progress.poll_ended_at = context.clock.now()
         context.alarms.clear("broker", context.progress.polled_at)
         return True
 
