@@ -256,7 +256,7 @@ class Judge:
 
     def _check_splits(self, account: str, row: PositionRecord) -> None:
         """A position is restated by what happened to its stock, and once by each of it."""
-        split = [ratio for symbol, ratio in self._exchanges[account].splits if symbol == row.symbol]
+        split = [ratio for _, symbol, ratio in self._exchanges[account].splits if symbol == row.symbol]
         restated = [each.new_rate / each.old_rate for each in row.restatements]
         if restated != split[len(split) - len(restated) :]:
             text = f"position {row.id} ({row.symbol}) was restated by {restated}, its stock was split by {split}"

@@ -107,7 +107,7 @@ class Corporate:
         self._world.split(symbol, 2)
         for exchange in self._world.exchanges.values():
             exchange.cancel_resting(symbol)
-            exchange.splits.append((symbol, Decimal(2)))
+            exchange.splits.append((self._world.now(), symbol, Decimal(2)))
             qty, _ = exchange.held.get(symbol, (ZERO, ZERO))
             if qty:
                 self._say(f"splits {qty} {symbol} two for one", exchange.account_name)

@@ -14,6 +14,7 @@ from exitguard.manager import lifecycle
 from exitguard.manager.account import AccountManager
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext
+from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.ledger import Ledger
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.reconciler import Reconciler
@@ -102,6 +103,8 @@ _MUTANTS = (
     _mutant(planted.empty_means_flat, Reconciler, "_act_on"),
     _mutant(planted.quantity_of_the_list, Reconciler, "_act_on"),
     _mutant(planted.no_adoption, Reconciler, "_adopt"),
+    _mutant(planted.blind_to_splits, CorporateActions, "split", bound=400),
+    _mutant(planted.no_lapses, Reconciler, "_lapsed"),
     _mutant(planted.no_legs, Lifecycle, "apply_order"),
     _mutant(planted.restore_original, Restorer, "_request"),
     _mutant(planted.no_rules_in_sweeps, Watcher, "sweep"),

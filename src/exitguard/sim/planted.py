@@ -23,6 +23,7 @@ from exitguard.core.records import (
 from exitguard.manager.account import AccountManager
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.ledger import Ledger
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.reconciler import Reconciler
@@ -302,7 +303,7 @@ def quantity_of_the_list(original: Any) -> Any:
     async def act_on(self: Reconciler, finding: Any, theirs: Any, strikes: int, now: Any, **options: Any) -> None:
         tracked = self._context.on_symbol(finding.symbol)
         if finding.kind is FindingKind.QUANTITY and tracked is not None:
-            await self._unexplained(tracked, finding, theirs, now)
+            await self._unexplained(tracked, finding, theirs.get(finding.symbol), now)
             return
         await original(self, finding, theirs, strikes, now, **options)
 
@@ -312,10 +313,30 @@ def quantity_of_the_list(original: Any) -> Any:
 def no_adoption(original: Any) -> Any:
     """Reconciler._adopt: a position that nobody told us of is left alone."""
 
-    async def adopt(self: Reconciler, symbol: str, theirs: Any, now: Any) -> None:
+    async def adopt(self: Reconciler, symbol: str, theirs: Any, now: Any, **options: Any) -> None:
         await asyncio.sleep(0)
 
     return adopt
+
+
+def blind_to_splits(original: Any) -> Any:
+    """CorporateActions.split: what a split adds is taken for shares that somebody bought for nothing."""
+
+    async def split(self: CorporateActions, tracked: Any, theirs: Any, **options: Any) -> bool:
+        await asyncio.sleep(0)
+        return False
+
+    return split
+
+
+def no_lapses(original: Any) -> Any:
+    """Reconciler._lapsed: contracts that were exercised or assigned stay in the books."""
+
+    async def lapsed(self: Reconciler, *arguments: Any) -> bool:
+        await asyncio.sleep(0)
+        return False
+
+    return lapsed
 
 
 def no_legs(original: Any) -> Any:
