@@ -22,6 +22,8 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("bench", "exitguard.cli.bench:bench", "Measure speed and size against baselines of the same run.", _RUN),
     ("sim", "exitguard.cli.sim:sim", "Simulate managers under faults and crashes, from seeds.", _RUN),
     ("crashes", "exitguard.cli.crashes:crashes", "Kill every part at every point and tell what became of it.", _RUN),
+    ("soak", "exitguard.cli.soak:soak", "Manage a large house for an hour of market time under faults.", _RUN),
+    ("figures", "exitguard.cli.figures:figures", "Measure and render what docs/guarantees.md publishes.", _RUN),
     ("positions", "exitguard.cli.look:positions", "List positions with marks, protection and deadlines.", _LOOK),
     ("events", "exitguard.cli.look:events", "List what happened, newest last.", _LOOK),
     ("health", "exitguard.cli.health:health", "Tell whether every account is watched; exit 1 if not.", _LOOK),

@@ -75,13 +75,17 @@ class HouseSizes:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What runs: the exchange and its client, the ledger, and the settings with which managers are started."""
+    """What runs: the exchange and its client, the ledger, and the settings with which managers are started.
+
+    `furnished_at` is the market's time at which the last position had been bought.
+    """
 
     sizes: HouseSizes
     venue: Venue
     url: str
     settings: Path
     held: dict[str, list[Held]]
+    furnished_at: datetime
 
 
 async def start_exchange(place: Place, sizes: HouseSizes, *, paused: bool, market: str, seed: int = 1) -> Addresses:
@@ -99,6 +103,8 @@ async def furnish(place: Place, venue: Venue, sizes: HouseSizes, *, stepped: boo
     """Buy every position, write it into the ledger, and write the settings."""
     url = await place.database()
     now = opening_time(trading_day())
+    if stepped:
+        now = await venue.advance(now + timedelta(minutes=1))  # nothing has a price before
     contracts = await _contracts(venue, sizes, now)
     held = {}
     for number, name in enumerate(sizes.names):
@@ -107,7 +113,7 @@ async def furnish(place: Place, venue: Venue, sizes: HouseSizes, *, stepped: boo
         held[name] = await _bought(venue, name, len(wanted))
         await _record(url, name, held[name], orders, now)
     settings = _write_settings(place.folder, venue.addresses, sizes.names, stepped=stepped, log=log)
-    return House(sizes, venue, url, settings, held)
+    return House(sizes, venue, url, settings, held, now)
 
 
 async def _contracts(venue: Venue, sizes: HouseSizes, now: datetime) -> dict[str, list[Contract]]:

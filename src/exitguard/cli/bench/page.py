@@ -7,7 +7,8 @@ from pathlib import Path
 from exitguard.cli.bench.result import Measurement
 from exitguard.config.build import build_info
 
-_MEANING = {
+# What each figure is, for people.
+MEANING = {
     "breach_to_order_p50": (
         "From the quote frame that breaches a stop to the order received at the venue, half of all breaches. The"
         " venue is a measuring server in a process of its own on loopback, which stamps both moments. The product is"
@@ -107,7 +108,7 @@ def page(rows: dict[str, Measurement]) -> str:
         ),
     ]
     errors = [f"- {name} was not measured: {row.error}" for name, row in rows.items() if row.error]
-    meanings = [f"- **{name}**: {_MEANING[name]}" for name in rows]
+    meanings = [f"- **{name}**: {MEANING[name]}" for name in rows]
     parts = [
         "# Benchmarks",
         "<!-- Made by: exitguard bench --markdown > docs/benchmarks.md. Do not edit. -->",

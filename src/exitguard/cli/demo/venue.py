@@ -159,6 +159,11 @@ class Venue:
         body = await self._call("POST", self._admin("faults"), body={"kind": kind, **fields})
         return int(body["id"])
 
+    async def injected(self) -> dict[str, int]:
+        """How often each kind of fault has struck."""
+        body = await self._call("GET", self._admin("faults"))
+        return {str(kind): int(count) for kind, count in body["injected"].items()}
+
     async def remove_fault(self, number: int) -> None:
         """Switch a fault off; one that ended by itself is fine."""
         await self._call("DELETE", self._admin(f"faults/{number}"), allow=(404,))
