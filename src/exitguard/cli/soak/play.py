@@ -21,8 +21,9 @@ from exitguard.store.operator import Operator
 from exitguard.store.schema import as_owner
 
 Say = Callable[[str], None]
-# Wall seconds that all managers together may take for a minute of market time.
-_MINUTE_PATIENCE = 180.0
+# Wall seconds that all managers together may take to start, and for a minute of market time.
+_START_PATIENCE = 900.0
+_MINUTE_PATIENCE = 300.0
 # Market minutes without faults until the books must agree with the exchange.
 _SETTLING = 15
 _LOOK = 0.02
@@ -162,7 +163,8 @@ class Soak:
 
     async def _swept(self, moment: datetime | None) -> None:
         """Wait until every manager has swept at `moment`; None: until every one is there at all."""
-        waiting, deadline = set(self._house.sizes.names), time.monotonic() + _MINUTE_PATIENCE
+        patience = _START_PATIENCE if moment is None else _MINUTE_PATIENCE
+        waiting, deadline = set(self._house.sizes.names), time.monotonic() + patience
         while True:
             for beat in await self._ledger.heartbeats():
                 if beat["component"] == "manager" and (moment is None or beat["venue_time"] >= moment):
@@ -172,7 +174,7 @@ class Soak:
             self._managers.check()
             if time.monotonic() > deadline:
                 some = ", ".join(sorted(waiting)[:5])
-                raise BenchFailed(f"{len(waiting)} managers did not sweep within {_MINUTE_PATIENCE:g} s: {some}")
+                raise BenchFailed(f"{len(waiting)} managers did not sweep within {patience:g} s: {some}")
             await asyncio.sleep(_LOOK)
 
     async def _events(self) -> None:
