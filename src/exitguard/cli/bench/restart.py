@@ -52,7 +52,7 @@ class RestartSizes:
 
     house: HouseSizes = field(default_factory=HouseSizes)
     recoveries: int = 5
-    crashes: int = 5
+    crashes: int = 3
     hangs: int = 2
 
 
