@@ -48,12 +48,12 @@ def test_each_answer_becomes_a_table_with_build_and_machine(tmp_path: Path) -> N
         {
             "seeds": 10_000, "first_seed": 0, "simulated_days": 12.5, "faults_injected": {"crash": 3, "halt": 4},
             "positions_closed": 5, "failed_seeds": [{"seed": 77}], "violations": 1,
-            "simulated_seconds_per_wall_second": 2_000, "wall_seconds": 60.0,
+            "simulated_seconds_per_wall_second": 2_000, "wall_seconds": 60.0, "elapsed_seconds": 31.0,
         },
     )  # fmt: skip
     mutants = [
-        {"name": "one", "about": "a | b", "bound": 20, "found_in_seeds": 3, "violation": "I1"},
-        {"name": "two", "about": "c", "bound": 20, "found_in_seeds": None, "violation": None},
+        {"name": "one", "about": "a | b", "breaks": "I1", "bound": 20, "found_in_seeds": 3, "violation": "I1"},
+        {"name": "two", "about": "c", "breaks": "I9", "bound": 20, "found_in_seeds": None, "violation": None},
     ]
     keep(tmp_path, "planted", {"planted": 2, "found": 1, "mutants": mutants})
     row = {"value": 1.5, "unit": "s", "baseline": None, "target": "value < 2", "holds": True}
@@ -61,8 +61,8 @@ def test_each_answer_becomes_a_table_with_build_and_machine(tmp_path: Path) -> N
     text = block(tmp_path)
     for part in (
         "| accounts | 2 |", "| faults injected | 4 |", "| faults injected | 7 of 2 kinds |",
-        "Seeds with a violation: 77.", "1 of 2 planted bugs", "| two | c | **not found** | 20 | - |",
-        "| one | a / b | 3 | 20 | I1 |", "| recovery | 1.5 s | - | value < 2 | yes |",
+        "Seeds with a violation: 77.", "1 of 2 planted bugs", "| two | c | I9 | **not found** | 20 | - |",
+        "| one | a / b | I1 | 3 | 20 | I1 |", "| recovery | 1.5 s | - | value < 2 | yes |",
         "| takeover_hang | - | - | value < 2 | **no** |", "exitguard 0.0+abc on one processor",
     ):  # fmt: skip
         assert part in text

@@ -20,7 +20,7 @@ from exitguard.config.errors import did_you_mean
 # Each figure and the command whose answer it is.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "simulation": ("sim", "--seeds", "10000", "--jobs", str(os.cpu_count() or 1), "--json"),
-    "planted": ("sim", "--mutants", "--json"),
+    "planted": ("sim", "--mutants", "--jobs", str(os.cpu_count() or 1), "--json"),
     "soak": ("soak", "--json"),
     "speed": (
         "bench", "simulation_speed", "recovery", "takeover_crash", "takeover_watching", "takeover_hang",

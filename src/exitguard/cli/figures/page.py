@@ -37,6 +37,7 @@ def _simulation(result: Mapping[str, Any]) -> str:
         ("violations", f"{result['violations']:,}"),
         ("simulated seconds a second of one processor", f"{result['simulated_seconds_per_wall_second']:,}"),
         ("processor time", f"{result['wall_seconds']:,.0f} s"),
+        ("time from begin to end", f"{result['elapsed_seconds']:,.0f} s"),
     ]
     failed = ", ".join(str(each["seed"]) for each in result["failed_seeds"][:40])
     return _table(("what", "figure"), rows) + (f"\n\nSeeds with a violation: {failed}." if failed else "")
@@ -47,6 +48,7 @@ def _planted(result: Mapping[str, Any]) -> str:
         (
             each["name"],
             each["about"],
+            each["breaks"],
             "**not found**" if each["found_in_seeds"] is None else f"{each['found_in_seeds']:,}",
             f"{each['bound']:,}",
             str(each["violation"] or "-")[:_LONGEST],
@@ -54,7 +56,9 @@ def _planted(result: Mapping[str, Any]) -> str:
         for each in result["mutants"]
     ]
     head = f"{result['found']} of {result['planted']} planted bugs were found by the simulator."
-    return f"{head}\n\n{_table(('planted bug', 'what it does', 'found in seeds', 'stated bound', 'by'), rows)}"
+    return (
+        f"{head}\n\n{_table(('planted bug', 'what it does', 'breaks', 'found in seeds', 'stated bound', 'by'), rows)}"
+    )
 
 
 def _soak(result: Mapping[str, Any]) -> str:
