@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import structlog
 
-from exitguard.broker.clock import Clock, RealClock, SteppedClock, follow_venue_clock
+from exitguard.broker.clock import STEPPED_POLL_SECONDS, Clock, RealClock, SteppedClock, follow_venue_clock
 from exitguard.broker.port import Broker, BrokerRateLimited, BrokerUnauthorised, BrokerUnavailable
 from exitguard.broker.rest import AlpacaBroker
 from exitguard.cli.brokers import CLOCK_REQUESTS_PER_MINUTE, make_broker, make_market_data, make_trade_stream
@@ -43,6 +43,8 @@ LAST_RETRY_SECONDS = 60.0
 REMINDER_SECONDS = 60.0
 START_TRIES = 5
 DISPATCHER_STOP_SECONDS = 10.0
+# So many accounts of one process can look at a stepped clock as often as one alone.
+OFTEN_LOOKING_ACCOUNTS = 4
 # What no second try mends: a person has to change something, or another process is at work.
 _FINAL = (ConfigError, AccountMismatch, LeaseHeld, LeaseLost, SchemaMismatch, JournalError)
 
@@ -326,7 +328,9 @@ class AccountUnit:
             return
         own = make_broker(self._account, opened, requests_per_minute=CLOCK_REQUESTS_PER_MINUTE)
         try:
-            await follow_venue_clock(own, clock)
+            # Many accounts that look as often as a few may would do nothing else; ticks tell the time meanwhile.
+            crowd = max(1.0, len(self._fleet.states) / OFTEN_LOOKING_ACCOUNTS)
+            await follow_venue_clock(own, clock, poll_seconds=STEPPED_POLL_SECONDS * crowd)
         finally:
             await own.close()
 
