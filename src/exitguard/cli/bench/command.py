@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from exitguard.cli.bench import breach, compute, exchange, marks, reconciliation, restart, simulation, whole
 from exitguard.cli.bench.book import Sizes
@@ -15,6 +16,7 @@ from exitguard.core.errors import ExitguardError
 
 Say = Callable[[str], None]
 Rows = dict[str, Measurement]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ async def run_all(names: tuple[str, ...], plan: Plan, say: Say, *, verbose: bool
     return {name: rows[name] for name in NAMES if name in rows and name in wanted}
 
 
-async def run_stoppable(work: Awaitable[Rows]) -> Rows:
+async def run_stoppable(work: Awaitable[T]) -> T:
     """Run, and clean up on SIGTERM as on an interrupt: children and databases of a benchmark must not outlive it."""
     task = asyncio.ensure_future(work)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

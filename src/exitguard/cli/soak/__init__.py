@@ -30,6 +30,7 @@ def soak(
 
     Works in a state directory of its own, which is removed at the end. The full size takes some minutes.
     """
+    from exitguard.cli.bench.command import run_stoppable
     from exitguard.cli.soak.play import SoakSizes, play
     from exitguard.cli.soak.report import rows
 
@@ -41,7 +42,7 @@ def soak(
             Exit.USAGE,
         )
     sizes = SoakSizes(accounts, positions // accounts, minutes, processes, seed)
-    result = asyncio.run(play(sizes, remark))
+    result = asyncio.run(run_stoppable(play(sizes, remark)))
     body = result.body()
     if report is not None:
         from exitguard.cli.figures.kept import write_json
