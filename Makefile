@@ -1,6 +1,6 @@
 # Everything that a contributor or a user types. Needs Python 3.11+ and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance failures crashes check lint types imports lock clean
+.PHONY: help setup demo test conformance failures crashes soak figures simulate mutants check lint types imports lock clean
 BIN := .venv/bin
 ARGS ?=
 
@@ -31,6 +31,23 @@ failures: setup ## write docs/failures.md: each known failure and the tests that
 
 crashes: setup ## kill -9 at every named point; writes its table into docs/guarantees.md
 	@$(BIN)/exitguard crashes --docs docs/guarantees.md $(ARGS)
+
+soak: setup ## 200 accounts, 10,000 positions, an hour of market time under faults; options in ARGS
+	@$(BIN)/exitguard soak $(ARGS)
+
+figures: setup ## measure the figures of docs/guarantees.md (hours); ARGS="soak" for one, ARGS="--render" for none
+	@$(BIN)/exitguard figures $(ARGS)
+
+# Ten thousand days of trouble: fresh ones each time unless SEED says which.
+SEEDS := $(or $(SEEDS),10000)
+JOBS := $(or $(JOBS),$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1))
+
+simulate: setup ## play 10,000 fresh seeds with all faults; options: SEED, SEEDS, JOBS, ARGS
+	@echo "simulate: SEED=$(SEED) SEEDS=$(SEEDS) JOBS=$(JOBS)"
+	@$(BIN)/exitguard sim --seed $(SEED) --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
+
+mutants: setup ## plant known bugs, each must be found within its number of seeds; options: JOBS, ARGS
+	@$(BIN)/exitguard sim --mutants --jobs $(JOBS) $(ARGS)
 
 check: setup lint types imports test ## everything that must hold before a change is shared
 

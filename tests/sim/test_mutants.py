@@ -4,7 +4,16 @@ import pytest
 
 from exitguard.sim.mutants import MUTANTS, hunt
 
-QUICK = ("no_intent", "no_tally", "mark_for_fill", "empty_means_flat", "two_closers", "never_acts", "no_history")
+QUICK = (
+    "no_intent",
+    "lost_armed",
+    "no_tally",
+    "mark_for_fill",
+    "empty_means_flat",
+    "two_closers",
+    "never_acts",
+    "no_history",
+)
 
 
 @pytest.mark.parametrize("name", QUICK)

@@ -13,7 +13,8 @@ from tests.support.waiting import eventually
 
 from exitguard.broker.budget import RequestBudget
 from exitguard.broker.clock import SteppedClock, follow_venue_clock
-from exitguard.broker.market_data import QUIET_SECONDS, AlpacaMarketData
+from exitguard.broker.market_data import AlpacaMarketData
+from exitguard.broker.port import QUIET_SECONDS
 from exitguard.broker.rest import AlpacaBroker, AlpacaEndpoints
 from exitguard.broker.trade_stream import AlpacaTradeStream
 from exitguard.config.settings import AccountSettings, RiskSettings

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 from exitguard.broker.decoding import excerpt
 from exitguard.broker.port import (
+    QUIET_SECONDS,
     BrokerError,
     BrokerRateLimited,
     BrokerUnauthorised,
@@ -29,8 +30,6 @@ StatusSink = Callable[[StreamUp | StreamDown], None]
 
 STOCK = "stock"
 OPTION = "option"
-# A socket that has told nothing for so long is worth comparing with REST.
-QUIET_SECONDS = 10.0
 # Between two connections that are given up because they are deaf; doubles while none tells anything.
 FIRST_DEAF_WAIT = 60.0
 LAST_DEAF_WAIT = 960.0

@@ -385,6 +385,10 @@ class Tick:
 TickSink = Callable[[Sequence[Tick]], None]
 
 
+# A connection that has told no quote for so long is worth comparing with REST.
+QUIET_SECONDS = 10.0
+
+
 class MarketData(Protocol):
     """Quote streams for a changing set of symbols, stocks and options."""
 
@@ -397,7 +401,7 @@ class MarketData(Protocol):
         ...
 
     def unheard(self) -> frozenset[str]:
-        """Symbols subscribed on connections that are up and have told nothing for seconds: worth asking REST about."""
+        """Symbols subscribed on connections that are up and silent for `QUIET_SECONDS`: worth asking REST about."""
         ...
 
     def missed(self, symbols: Collection[str]) -> None:

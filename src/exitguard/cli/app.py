@@ -22,9 +22,12 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
     ("bench", "exitguard.cli.bench:bench", "Measure speed and size against baselines of the same run.", _RUN),
     ("sim", "exitguard.cli.sim:sim", "Simulate managers under faults and crashes, from seeds.", _RUN),
     ("crashes", "exitguard.cli.crashes:crashes", "Kill every part at every point and tell what became of it.", _RUN),
+    ("soak", "exitguard.cli.soak:soak", "Manage a large house for an hour of market time under faults.", _RUN),
+    ("figures", "exitguard.cli.figures:figures", "Measure and render what docs/guarantees.md publishes.", _RUN),
     ("positions", "exitguard.cli.look:positions", "List positions with marks, protection and deadlines.", _LOOK),
     ("events", "exitguard.cli.look:events", "List what happened, newest last.", _LOOK),
     ("health", "exitguard.cli.health:health", "Tell whether every account is watched; exit 1 if not.", _LOOK),
+    ("alarms", "exitguard.cli.alarms:alarms", "List the alarms that are on, and every kind there is.", _LOOK),
     ("sync", "exitguard.cli.sync:sync", "Compare the broker with our books, or repair them; exit 1 if unequal.", _LOOK),
     ("audit", "exitguard.cli.audit:app", "Prove that nobody changed the ledger: verify.", _LOOK),
     ("policy", "exitguard.cli.policy:policy", "Show the effective numbers of the exit policies.", _LOOK),
@@ -38,17 +41,14 @@ _COMMANDS: tuple[tuple[str, str, str, Group], ...] = (
 
 # What a command's own --help says below its line: cyclopts shows this instead of the docstring.
 _MORE = {
+    # With its box of options it has to fit one screen of thirty lines.
     "paper": """\
-No account, no keys, no network. It speaks Alpaca's REST API (/v2, /v3,
-/v1beta1), trade stream (/stream) and data sockets (/v2/iex, /v1beta1/opra):
-clients change base URLs and nothing else. Orders of every kind, options with
-model quotes, every session and holiday. GET / is a status page; /admin moves
-the clock, makes quotes and switches faults on. It prints its URLs and keys;
-Ctrl-C stops it. docs/exchange.md tells the rest.
+No account, no keys, no network: change a bot's base URLs to those it prints.
+It speaks Alpaca's REST API, trade stream and data sockets; stocks and options,
+every session and holiday. GET / is a status page; /admin moves the clock, sets
+quotes, switches faults on. Ctrl-C stops it. docs/exchange.md tells the rest.
 
-  exitguard paper --port 8900 --account me:100000 --market calm SPY=crash+wild
-
-  exitguard paper --replay day.csv.gz --state ~/paper --faults faults.toml""",
+  exitguard paper --port 8900 --account me:100000 --market calm SPY=crash+wild""",
     "record": """\
 Records quotes, trades and halts from the data connection of an account of the
 settings file, or from the URLs and keys given, until Ctrl-C, SIGTERM or

@@ -9,7 +9,7 @@ import structlog
 from exitguard.cli.database import embedded_database, embedded_server, external_url
 from exitguard.config.settings import Settings
 from exitguard.store.embedded import EmbeddedServer, EmbeddedServerError
-from exitguard.store.migrate import migrate_async
+from exitguard.store.schema import as_owner, is_current
 
 _WATCH_AGAIN_SECONDS = 5.0
 
@@ -27,15 +27,25 @@ async def open_ledger(settings: Settings) -> AsyncIterator[str]:
         return
     server = embedded_server()
     async with embedded_database(server, name) as (url, _):
-        result = await migrate_async(url)
-        if result.applied:
-            structlog.get_logger().info("schema migrated", version=result.version, applied=list(result.applied))
+        await _bring_up_to_date(url)
         watcher = asyncio.create_task(_keep_alive(server), name="embedded server")
         try:
             yield url
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
+
+
+async def _bring_up_to_date(url: str) -> None:
+    async with as_owner(url) as connection:
+        if await is_current(connection):
+            return
+    # Imported late: it takes longer to load than everything that a manager does before its first evaluation.
+    from exitguard.store.migrate import migrate_async
+
+    result = await migrate_async(url)
+    if result.applied:
+        structlog.get_logger().info("schema migrated", version=result.version, applied=list(result.applied))
 
 
 async def _keep_alive(server: EmbeddedServer) -> None:

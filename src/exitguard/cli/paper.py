@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from exitguard.cli.exits import CommandFailed, Exit
-from exitguard.cli.output import Json
 from exitguard.config import logs
 from exitguard.core.session import NEW_YORK
 
@@ -40,9 +39,11 @@ def paper(
     ] = None,
     start: Annotated[str | None, Parameter(help="Market time, ISO; New York without a zone.")] = None,
     speed: Annotated[float, Parameter(help="Market seconds a wall second.")] = 1.0,
-    paused: Annotated[bool, Parameter(negative="", help="Start with time standing still.")] = False,
+    paused: Annotated[bool, Parameter(negative="", show_default=False, help="Start with time standing still.")] = False,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
-    json: Json = False,
+    json: Annotated[
+        bool, Parameter(negative="", show_default=False, help="Print URLs and keys as one line of JSON.")
+    ] = False,
 ) -> int:
     """Start the Alpaca-compatible paper exchange. With --json the first line of stdout tells every URL and key."""
     from exitguard.paper.server.main import serve

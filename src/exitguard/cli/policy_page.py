@@ -156,7 +156,7 @@ def _alarms(policy: Policy) -> str:
     states = (
         ("blind: no usable quote", alarms.blind_seconds),
         ("naked: a bracket is missing", alarms.naked_seconds),
-        ("stuck: a close does not finish", alarms.stuck_seconds),
+        ("stuck: a close does not finish", policy.close_deadline_seconds),
         (
             f"our mark and the broker's differ by more than {policy.mark_divergence_percent:f} %",
             alarms.mark_divergence_seconds,

@@ -95,7 +95,7 @@ async def _serve(settings: Settings, accounts: tuple[AccountSettings, ...], once
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _request_stop, stop, number)
     async with open_ledger(settings) as url:
-        fleet = Fleet(stop)
+        fleet = Fleet(stop, start_silence=settings.watch.start_silence_seconds)
         units = [AccountUnit(account, settings, url, fleet, once=once, standby=standby) for account in accounts]
         async with open_endpoint(settings.watch.listen, fleet), asyncio.TaskGroup() as tasks:
             reminder = tasks.create_task(fleet.remind())

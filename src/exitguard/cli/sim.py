@@ -1,5 +1,6 @@
 """`exitguard sim`."""
 
+from time import monotonic
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,6 +11,8 @@ from exitguard.sim.campaign import STORY_LINES, Campaign, failure_body, run_camp
 from exitguard.sim.faults import FAULTS
 from exitguard.sim.mutants import MUTANTS, Hunt, hunt
 from exitguard.sim.simulate import RunResult
+
+PROGRESS_SECONDS = 15.0
 
 
 def sim(
@@ -29,8 +32,9 @@ def sim(
     if seeds < 1 or jobs < 1 or seed < 0:
         raise CommandFailed("--seeds and --jobs must be at least 1, --seed at least 0", Exit.USAGE)
     if mutants:
-        return _show_hunt(hunt(list(MUTANTS), say=None if json else remark), json=json)
-    campaign = run_campaign(seed, seeds, read_faults(faults), jobs=jobs, on_failure=None if json else _remark_failure)
+        return _show_hunt(hunt(list(MUTANTS), jobs=jobs, say=None if json else remark), json=json)
+    watch = None if json else _Progress(seeds)
+    campaign = run_campaign(seed, seeds, read_faults(faults), jobs=jobs, on_result=watch)
     if json:
         emit_json(campaign.body())
     else:
@@ -53,8 +57,24 @@ def read_faults(text: str) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def _remark_failure(result: RunResult) -> None:
-    remark(f"seed {result.spec.seed} (trace {result.digest}): {result.violations[0]}")
+class _Progress:
+    """Says each violation at once, and now and then how far it is."""
+
+    def __init__(self, seeds: int) -> None:
+        self._seeds = seeds
+        self._began = self._said = monotonic()
+        self._failed = 0
+
+    def __call__(self, done: int, result: RunResult) -> None:
+        """Note that a seed is done."""
+        if result.violations:
+            self._failed += 1
+            remark(f"seed {result.spec.seed} (trace {result.digest}): {result.violations[0]}")
+        now = monotonic()
+        if now - self._said >= PROGRESS_SECONDS and done < self._seeds:
+            self._said = now
+            left = (now - self._began) / done * (self._seeds - done)
+            remark(f"{done} of {self._seeds} seeds, {self._failed} with violations, about {left / 60:.0f} min left")
 
 
 def _show(campaign: Campaign) -> None:
@@ -67,6 +87,7 @@ def _show(campaign: Campaign) -> None:
             ("simulated seconds a wall second", body["simulated_seconds_per_wall_second"]),
             ("positions closed", campaign.closed),
             ("faults injected", sum(campaign.injected.values())),
+            ("time", f"{campaign.elapsed_seconds:.0f} s"),
             ("seeds with violations", len(campaign.failed)),
         ],
         numeric=("figure",),
@@ -81,6 +102,10 @@ def _show(campaign: Campaign) -> None:
         emit(f"  needed faults: {', '.join(sorted(result.spec.faults)) or 'none'}")
         if left_out:
             emit(f"  left out: {', '.join(left_out)}")
+    if campaign.failed:
+        emit("\nSeeds with violations: " + ", ".join(str(result.spec.seed) for result in campaign.failed))
+    else:
+        emit(f"{campaign.seeds} seeds, no violation.")
 
 
 def _show_hunt(found: list[Hunt], *, json: bool) -> int:
@@ -90,7 +115,10 @@ def _show_hunt(found: list[Hunt], *, json: bool) -> int:
             {"planted": len(found), "found": len(found) - len(missed), "mutants": [each.body() for each in found]}
         )
     else:
-        rows = [(e.mutant.name, e.mutant.about, e.seeds or "not found", e.mutant.bound, e.violation) for e in found]
-        emit_table(("planted bug", "what it does", "found in seeds", "bound", "by"), rows)
+        rows = [
+            (e.mutant.name, e.mutant.about, e.mutant.breaks, e.seeds or "not found", e.mutant.bound, e.violation)
+            for e in found
+        ]
+        emit_table(("planted bug", "what it does", "breaks", "found in seeds", "limit", "by"), rows)
         emit(f"{len(found) - len(missed)} of {len(found)} planted bugs found.")
     return Exit.WRONG if missed else Exit.OK

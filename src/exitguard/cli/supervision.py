@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import socket
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,7 +15,7 @@ from uuid import uuid4
 
 import structlog
 
-from exitguard.broker.clock import Clock, RealClock, SteppedClock, follow_venue_clock
+from exitguard.broker.clock import STEPPED_POLL_SECONDS, Clock, RealClock, SteppedClock, follow_venue_clock
 from exitguard.broker.port import Broker, BrokerRateLimited, BrokerUnauthorised, BrokerUnavailable
 from exitguard.broker.rest import AlpacaBroker
 from exitguard.cli.brokers import CLOCK_REQUESTS_PER_MINUTE, make_broker, make_market_data, make_trade_stream
@@ -24,7 +25,7 @@ from exitguard.config.build import build_info
 from exitguard.config.errors import ConfigError
 from exitguard.config.paths import state_dir
 from exitguard.config.secrets import Credentials, SecretReader, credentials
-from exitguard.config.settings import AccountSettings, Settings
+from exitguard.config.settings import AccountSettings, Settings, WatchSettings
 from exitguard.core.instrument import Instrument
 from exitguard.core.policy import Policy, policy_body, policy_hash
 from exitguard.core.records import Heartbeat
@@ -43,6 +44,8 @@ LAST_RETRY_SECONDS = 60.0
 REMINDER_SECONDS = 60.0
 START_TRIES = 5
 DISPATCHER_STOP_SECONDS = 10.0
+# So many accounts of one process can look at a stepped clock as often as one alone.
+OFTEN_LOOKING_ACCOUNTS = 4
 # What no second try mends: a person has to change something, or another process is at work.
 _FINAL = (ConfigError, AccountMismatch, LeaseHeld, LeaseLost, SchemaMismatch, JournalError)
 
@@ -78,10 +81,17 @@ class Fleet:
     hopeless: asyncio.Event = field(default_factory=asyncio.Event)
     # What each account's manager shows of itself since it was started last.
     vitals: dict[str, Vitals] = field(default_factory=dict)
+    # Seconds after which an account that is still starting counts as not managed, and since when it is.
+    start_silence: float = WatchSettings().start_silence_seconds
+    starting_since: dict[str, float] = field(default_factory=dict)
 
     def enter(self, name: str, state: State) -> None:
         """Note an account's state."""
         self.states[name] = state
+        if state is State.STARTING:
+            self.starting_since.setdefault(name, time.monotonic())
+        else:
+            self.starting_since.pop(name, None)
         if state is State.RUNNING:
             self.ever_ran.add(name)
             self.waiting.pop(name, None)
@@ -91,11 +101,20 @@ class Fleet:
         if not active and not self.ever_ran:
             self.hopeless.set()
 
+    def hanging(self) -> list[Failure]:
+        """Accounts whose start takes longer than any start does: something that they wait for never answers."""
+        now = time.monotonic()
+        return [
+            Failure(name, f"still starting after {now - since:.0f} s: look at the log", Exit.TEMPORARY)
+            for name, since in self.starting_since.items()
+            if now - since > self.start_silence
+        ]
+
     async def remind(self) -> None:
         """Say loudly, again and again, which accounts nobody manages."""
         while True:
             await asyncio.sleep(REMINDER_SECONDS)
-            for failure in (*self.failures.values(), *self.waiting.values()):
+            for failure in (*self.failures.values(), *self.waiting.values(), *self.hanging()):
                 structlog.get_logger().error(
                     "ACCOUNT IS NOT MANAGED", account=failure.account_name, reason=failure.reason
                 )
@@ -310,7 +329,9 @@ class AccountUnit:
             return
         own = make_broker(self._account, opened, requests_per_minute=CLOCK_REQUESTS_PER_MINUTE)
         try:
-            await follow_venue_clock(own, clock)
+            # Many accounts that look as often as a few may would do nothing else; ticks tell the time meanwhile.
+            crowd = max(1.0, len(self._fleet.states) / OFTEN_LOOKING_ACCOUNTS)
+            await follow_venue_clock(own, clock, poll_seconds=STEPPED_POLL_SECONDS * crowd)
         finally:
             await own.close()
 

@@ -180,10 +180,13 @@ class AccountSettings(Frozen):
 class WatchSettings(Frozen):
     """When the process itself is an alarm, and where it shows its health. Ages are seconds of venue time.
 
-    `listen` is HOST:PORT of the health endpoint; without it there is none, and port 0 takes a free one.
+    `listen` is HOST:PORT of the health endpoint; without it there is none, and port 0 takes a free one. It asks for no
+    password: on an address that others reach, they read account numbers and counts. `start_silence_seconds` is of the
+    machine's clock: an account that is still starting after it is not managed.
     """
 
     listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$")] | None = None
+    start_silence_seconds: Annotated[int, Field(ge=30, le=3600)] = 180
     sweep_silence_seconds: Annotated[int, Field(ge=121, le=3600)] = 150
     poll_silence_seconds: Annotated[int, Field(ge=15, le=3600)] = 60
     ledger_silence_seconds: Annotated[int, Field(ge=121, le=3600)] = 150

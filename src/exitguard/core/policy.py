@@ -69,7 +69,6 @@ class AlarmThresholds:
 
     blind_seconds: int = 60
     naked_seconds: int = 60
-    stuck_seconds: int = 120
     mark_divergence_seconds: int = 120
 
 

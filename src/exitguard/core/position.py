@@ -132,6 +132,12 @@ def apply_fill(holding: Holding, fill: Fill) -> Holding:
     )
 
 
+def closable(holding: Holding, fill: Fill) -> Decimal:
+    """How much of a closing fill is held, in the fill's own terms: a split may have come between."""
+    units = terms_of(fill, holding.restatements)[1]
+    return fill.qty if units <= holding.qty else holding.qty * fill.qty / units
+
+
 def fold(
     instrument: Instrument, side: PositionSide, fills: Iterable[Fill], restatements: tuple[Restatement, ...] = ()
 ) -> Holding:

@@ -37,7 +37,7 @@ from exitguard.core.records import (
     PutPosition,
     SetAside,
 )
-from exitguard.manager.armer import Armer
+from exitguard.manager.armer import Armer, take_over
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.corporate import CorporateActions
@@ -98,7 +98,7 @@ class AccountManager:
         for intent in state.live_intents:
             tracked = context.positions.get(intent.position_id or 0)
             if intent.status is IntentStatus.ARMED and tracked is not None:
-                tracked.armed = intent
+                take_over(tracked, intent)
         context.alarms.keep_only(context.positions.keys(), context.clock.now())
 
     async def recover(self, state: LedgerState) -> None:
@@ -188,10 +188,11 @@ class AccountManager:
             await self.poll()
         except BrokerError as error:
             now = context.clock.now()
+            context.progress.poll_ended_at = now
             context.log.warning("broker poll failed", reason=str(error))
             context.alarms.raise_alarm("broker", "broker_unreachable", f"the broker does not answer: {error}", now)
             return False
-        context.progress.polled_at = context.clock.now()
+        context.progress.polled_at = context.progress.poll_ended_at = context.clock.now()
         context.alarms.clear("broker", context.progress.polled_at)
         return True
 

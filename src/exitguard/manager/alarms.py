@@ -1,5 +1,6 @@
 """Alarms: what a person must see. Each is a row, an event and an error line; raised once, cleared once."""
 
+from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import structlog
 
 from exitguard.core.records import AppendEvent, ClearAlarm, EventType, RaiseAlarm
+from exitguard.manager.alarm_list import kind_of
 from exitguard.manager.ledger import Ledger
 
 log = structlog.get_logger()
@@ -18,16 +20,21 @@ class Alarms:
     def __init__(self, ledger: Ledger, account: str, active: frozenset[str] = frozenset()) -> None:
         self._ledger = ledger
         self._account = account
-        self._active = set(active)
+        self._active = {key: kind_of(key) for key in active}
 
     @property
     def active(self) -> frozenset[str]:
         """Keys of the alarms that are on."""
         return frozenset(self._active)
 
+    @property
+    def kinds(self) -> Counter[str]:
+        """How many alarms of each kind are on."""
+        return Counter(self._active.values())
+
     def restore(self, active: frozenset[str]) -> None:
         """Remember the alarms that an earlier process left on."""
-        self._active |= active
+        self._active |= {key: kind_of(key) for key in active - self._active.keys()}
 
     def keep_only(self, positions: Collection[int], at: datetime) -> None:
         """Turn off the alarms of positions that are not among these: nothing would ever clear them."""
@@ -48,7 +55,7 @@ class Alarms:
         """Turn an alarm on; nothing happens when it is on already."""
         if key in self._active:
             return
-        self._active.add(key)
+        self._active[key] = kind
         log.error(f"ALARM: {message}", account=self._account, alarm=kind, position=position_id, **details)
         self._ledger.post(
             RaiseAlarm(key, kind, at, message, position_id, details),
@@ -59,7 +66,7 @@ class Alarms:
         """Turn an alarm off; nothing happens when it is off already."""
         if key not in self._active:
             return
-        self._active.discard(key)
+        del self._active[key]
         log.info("alarm cleared", account=self._account, alarm=key, position=position_id)
         self._ledger.post(ClearAlarm(key, at), AppendEvent(EventType.ALARM_CLEARED, at, {"alarm": key}, position_id))
 

@@ -8,6 +8,7 @@ order can have left, and the broker takes that id once (I2, I3).
 import asyncio
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from exitguard.core import closing
 from exitguard.core.evaluate import Action, Bracket, evaluate
@@ -113,6 +114,22 @@ class Armer:
             request=request_data(request),
         )
         return [*operations, PutIntent(tracked.armed)]
+
+
+def take_over(tracked: Tracked, armed: IntentRecord) -> None:
+    """Take over what an earlier process armed; where it is what the position holds, nothing is written again."""
+    tracked.armed = armed
+    record = tracked.record
+    if tracked.holding.qty <= 0:
+        return
+    request = closing.plain_request(record.account_name, record.uid, tracked.holding, record.close_attempt + 1)
+    if request.client_order_id == armed.client_order_id and _as_text(request_data(request)) == _as_text(armed.request):
+        tracked.armed_request = request
+
+
+def _as_text(request: dict[str, Any]) -> dict[str, str]:
+    """An order's fields, whatever kept them: numbers come back from the ledger as text."""
+    return {name: str(value) for name, value in request.items()}
 
 
 def disarm(tracked: Tracked, *, but: str | None = None) -> list[Operation]:

@@ -48,6 +48,10 @@ class CorporateActions:
 
     # Splits -----------------------------------------------------------------------------------------------------
 
+    def agreed(self, tracked: Tracked) -> None:
+        """The broker's quantity is ours: what looked like a split before was none."""
+        self._looks.pop(tracked.record.id, None)
+
     async def split(self, tracked: Tracked, theirs: BrokerPosition | None, *, looks: int = LOOKS) -> bool:
         """Restate the position when the broker's shows a split of it; whether it did.
 
@@ -78,18 +82,18 @@ class CorporateActions:
     def _pay_out(self, tracked: Tracked, theirs: BrokerPosition, activity: Activity | None) -> None:
         """Book the cash for the fraction of a share that a reverse split left over.
 
-        Until the broker says what it paid, the fraction counts at the broker's own price of a share.
+        Until the broker says what it paid, the fraction counts at what it cost: nothing is gained or lost by it.
         """
         record, now = tracked.record, self._context.clock.now()
         fraction = tracked.holding.qty - abs(theirs.qty)
         if not 0 < fraction < 1:
             return
         paid = None if activity is None else activity.net_amount
-        price = abs(paid) / fraction if paid else theirs.current_price or tracked.holding.entry_price
+        price = abs(paid) / fraction if paid else tracked.holding.entry_price
         name = f"cash-in-lieu:{record.uid}:{len(tracked.holding.restatements)}"
         fill = Fill(name, name, None, record.symbol, record.side.closing, fraction, price, now)
         finding = Finding(FindingKind.QUANTITY, record.symbol, tracked.signed_qty, theirs.qty)
-        source = "the broker's price" if not paid else "activity"
+        source = "activity" if paid else "not told yet: at the entry price"
         self._lifecycle.book_reconciled(tracked, fill, finding, now, repair="cash in lieu of a fraction", paid=source)
 
     # New symbols ------------------------------------------------------------------------------------------------

@@ -58,8 +58,8 @@ class Lapses:
             before = activity.date is not None and activity.date < opened
             if before or activity.raw.get("status") == "canceled" or record.id not in self._context.positions:
                 continue
-            price = ZERO if activity.type in _REASONS else activity.price
             missing = self._missing(tracked, finding)
+            price = _price(tracked, activity, missing)
             if price is None or missing <= 0 or not self._is_reduction(tracked, activity):
                 continue
             qty = missing if activity.qty is None else min(abs(activity.qty), missing)
@@ -187,6 +187,18 @@ def _shares(tracked: Tracked, contracts: Decimal) -> Decimal:
     instrument = tracked.holding.instrument
     right = 1 if instrument.type is InstrumentType.CALL else -1
     return contracts * instrument.multiplier * right * tracked.record.side.sign
+
+
+def _price(tracked: Tracked, activity: Activity, missing: Decimal) -> Decimal | None:
+    """What an activity books its contracts or shares at; None when it does not say.
+
+    Contracts count 0, because their worth is in the shares. Of an index there are none: the cash is their worth.
+    """
+    if activity.type not in _REASONS:
+        return activity.price
+    instrument, paid = tracked.holding.instrument, activity.net_amount
+    units = (missing if activity.qty is None else abs(activity.qty)) * instrument.multiplier
+    return abs(paid) / units if paid and units and instrument.underlying in CASH_SETTLED else ZERO
 
 
 def _sibling(shares: Activity, activities: list[Activity]) -> CloseReason:

@@ -11,7 +11,7 @@ from exitguard.core.evaluate import Bracket
 from exitguard.core.instrument import Instrument, parse_instrument
 from exitguard.core.orders import BrokerOrder, Fill
 from exitguard.core.policy import policy_hash
-from exitguard.core.position import Holding, PositionSide, apply_fill, pnl
+from exitguard.core.position import Holding, PositionSide, apply_fill, closable, pnl
 from exitguard.core.reconcile import Finding
 from exitguard.core.records import (
     AppendEvent,
@@ -248,7 +248,8 @@ class Lifecycle:
     def _book(self, tracked: Tracked, order: BrokerOrder, fill: Fill, now: datetime, source: str) -> None:
         context, record = self._context, tracked.record
         closing = fill.side is record.side.closing
-        excess = fill.qty - tracked.holding.qty if closing else Decimal(0)
+        fits = closable(tracked.holding, fill) if closing else fill.qty
+        excess = fill.qty - fits
         if excess > 0:
             # The broker filled more than was held: book what closes, and let reconciliation see the rest (F2, I1).
             context.alarms.raise_alarm(
@@ -264,7 +265,7 @@ class Lifecycle:
             tally.add(-excess, fill.price)
             if tracked.holding.qty <= 0:
                 return
-            fill = replace(fill, qty=tracked.holding.qty, execution_id=derived_id(order.id, tally.qty))
+            fill = replace(fill, qty=fits, execution_id=derived_id(order.id, tally.qty))
         tracked.holding = apply_fill(tracked.holding, fill)
         tracked.refresh_from_holding()
         context.changed(tracked)

@@ -96,7 +96,9 @@ class Reconciler:
         context = self._context
         for tracked in list(context.positions.values()):
             seen = theirs.get(tracked.record.symbol)
-            if seen is None or seen.qty != tracked.signed_qty:
+            if seen is not None and seen.qty == tracked.signed_qty:
+                self._corporate.agreed(tracked)
+            else:
                 await self._corporate.split(tracked, seen, looks=LOOKS if patient else 1)
         if not whole:
             return  # nothing is known to be missing

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import structlog
 
-from exitguard.broker.clock import Clock, RealClock
+from exitguard.broker.clock import Clock
 from exitguard.broker.port import (
     Broker,
     BrokerError,
@@ -213,7 +213,6 @@ async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) ->
                 tasks.create_task(manager.follow_changes(), name="armed closes"),
                 tasks.create_task(manager.follow_commands(), name="requests"),
                 tasks.create_task(manager.streams.follow_ear(), name="deaf streams"),
-                tasks.create_task(_follow_skew(context), name="clock skew"),
                 tasks.create_task(_follow_calendar(context), name="calendar"),
                 tasks.create_task(Watchdog(context).run(), name="watchdog"),
             ]
@@ -267,22 +266,3 @@ async def _follow_calendar(context: AccountContext) -> None:
             context.calendar = await _calendar(context.broker, context.clock)
         except BrokerError as error:
             context.log.warning("calendar not refreshed, the last one stays in force", reason=str(error))
-
-
-async def _follow_skew(context: AccountContext) -> None:
-    """Tell when the machine's clock and the venue's disagree; decisions follow the venue's."""
-    clock = context.clock
-    if not isinstance(clock, RealClock):
-        return
-    while True:
-        now = clock.now()
-        if abs(clock.skew) > context.options.skew_alarm:
-            context.alarms.raise_alarm(
-                "clock_skew",
-                "clock_skew",
-                f"this machine's clock is {-clock.skew.total_seconds():+.1f} s off the venue's: set it",
-                now,
-            )
-        else:
-            context.alarms.clear("clock_skew", now)
-        await asyncio.sleep(30.0)

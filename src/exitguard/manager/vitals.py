@@ -4,14 +4,18 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+SILENCE = "silence:"
+SILENT_LEDGER = "silence:ledger"
+
 
 @dataclass(frozen=True, slots=True)
 class WatchLimits:
     """When a person is told, each in its own measure.
 
-    `sweep_silence`: no sweep was completed for this long (one is due every minute). `poll_silence`: the broker was not
-    heard over REST for this long (on a real clock; one poll is due every few seconds). `ledger_silence`: no heartbeat
-    reached the database for this long. `stale`: a position was not evaluated for this long. All four are of venue time.
+    `sweep_silence`: no sweep was completed for this long (one is due every minute). `poll_silence`: no look at the
+    broker came to an end, good or bad, for this long (on a real clock; one is due every few seconds).
+    `ledger_silence`: no heartbeat reached the database for this long. `stale`: a position was not evaluated for this
+    long. All four are of venue time.
     `creations_a_minute`: more new positions than this in a minute are no trading (F20). `look_seconds`: wall seconds
     between two looks; a silence counts when it is there for `PATIENCE` looks, so that a clock that is moved by an hour
     is not mistaken for an hour without a sweep.
@@ -30,7 +34,9 @@ class Progress:
     """When each loop last got something done, in venue time; None before the first time."""
 
     swept_at: datetime | None = None
+    # The broker answered; and a look at it came to an end, whatever the answer was.
     polled_at: datetime | None = None
+    poll_ended_at: datetime | None = None
     beaten_at: datetime | None = None
 
 
@@ -44,6 +50,7 @@ class Vitals:
     closing_positions: int = 0
     protection: dict[str, int] = field(default_factory=dict)
     alarms: tuple[str, ...] = ()
+    alarm_kinds: dict[str, int] = field(default_factory=dict)
     stream_up: bool = False
     sweep_age: float = 0.0
     poll_age: float = 0.0
@@ -60,4 +67,9 @@ class Vitals:
     @property
     def silent(self) -> tuple[str, ...]:
         """Alarms that say that something makes no progress."""
-        return tuple(key for key in self.alarms if key.startswith("silence:"))
+        return tuple(key for key in self.alarms if key.startswith(SILENCE))
+
+    @property
+    def stalled(self) -> tuple[str, ...]:
+        """Those of them that a restart mends; with the database away a restart would lose the journal's manager."""
+        return tuple(key for key in self.silent if key != SILENT_LEDGER)

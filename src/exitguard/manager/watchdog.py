@@ -17,6 +17,8 @@ from exitguard.manager.pieces import in_pieces
 PATIENCE = 5
 _MINUTE = timedelta(minutes=1)
 _MOST_NAMED = 10
+_RESTART = "look at the log of this process, and restart it if it says nothing"
+_DATABASE = "bring the database back; until then this process goes on from its journal, do not restart it"
 
 
 class Watchdog:
@@ -42,6 +44,7 @@ class Watchdog:
         now = self._context.clock.now()
         self._silences(now)
         await self._stale(now)
+        self._skew(now)
         self._creations(now)
         self._show(now)
 
@@ -51,16 +54,22 @@ class Watchdog:
         context, limits, progress = self._context, self._context.options.limits, self._context.progress
         self._silence("sweeps", progress.swept_at, limits.sweep_silence, now, "no sweep was completed")
         if not context.options.stepped:  # there a poll belongs to each sweep
-            self._silence("polls", progress.polled_at, limits.poll_silence, now, "the broker was not heard over REST")
-        self._silence("ledger", progress.beaten_at, limits.ledger_silence, now, "no heartbeat reached the database")
+            self._silence(
+                "polls", progress.poll_ended_at, limits.poll_silence, now, "no look at the broker came to an end"
+            )
+        self._silence(
+            "ledger", progress.beaten_at, limits.ledger_silence, now, "no heartbeat reached the database", _DATABASE
+        )
 
-    def _silence(self, name: str, last: datetime | None, limit: timedelta, now: datetime, what: str) -> None:
+    def _silence(
+        self, name: str, last: datetime | None, limit: timedelta, now: datetime, what: str, remedy: str = _RESTART
+    ) -> None:
         since = last or self._started
         self._tell(
             f"silence:{name}",
             "silence",
             now - since > limit,
-            f"{what} since {since:%H:%M:%S} UTC: look at the log of this process, and restart it if it says nothing",
+            f"{what} since {since:%H:%M:%S} UTC: {remedy}",
             now,
         )
 
@@ -94,6 +103,13 @@ class Watchdog:
         message = f"{len(late)} positions were not evaluated for {seconds:.0f} s: {named}; watch them by hand"
         self._tell("stale_marks", "stale_marks", bool(late), message, now)
 
+    def _skew(self, now: datetime) -> None:
+        """The machine's clock and the venue's disagree; decisions follow the venue's."""
+        clock, limit = self._context.clock, self._context.options.skew_alarm
+        skew = clock.skew if isinstance(clock, RealClock) else timedelta(0)
+        message = f"this machine's clock is {-skew.total_seconds():+.1f} s off the venue's: set it"
+        self._tell("clock_skew", "clock_skew", abs(skew) > limit, message, now)
+
     def _creations(self, now: datetime) -> None:
         """Positions that multiply are a defect or an attack, never trading (F20)."""
         context, limit = self._context, self._context.options.limits.creations_a_minute
@@ -121,6 +137,7 @@ class Watchdog:
         vitals.closing_positions = sum(1 for each in positions if each.is_closing)
         vitals.protection = dict(Counter(each.record.protection.value for each in positions))
         vitals.alarms = tuple(sorted(context.alarms.active))
+        vitals.alarm_kinds = dict(context.alarms.kinds)
         vitals.stream_up = context.stream_up
         vitals.sweep_age = (now - (progress.swept_at or self._started)).total_seconds()
         vitals.poll_age = (now - (progress.polled_at or self._started)).total_seconds()

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 from exitguard.sim.faults import FAULTS
@@ -23,6 +24,8 @@ class Campaign:
     first_seed: int
     seeds: int
     faults: frozenset[str]
+    # Seconds by the clock on the wall from begin to end; `wall_seconds` counts those of each process.
+    elapsed_seconds: float = 0.0
     simulated_seconds: float = 0.0
     wall_seconds: float = 0.0
     steps: int = 0
@@ -49,6 +52,7 @@ class Campaign:
             "simulated_days": round(self.simulated_seconds / SECONDS_A_DAY, 3),
             "simulated_seconds_per_wall_second": round(self.simulated_seconds / max(self.wall_seconds, 1e-9)),
             "wall_seconds": round(self.wall_seconds, 2),
+            "elapsed_seconds": round(self.elapsed_seconds, 2),
             "steps": self.steps,
             "positions_closed": self.closed,
             "faults_enabled": sorted(self.faults),
@@ -76,15 +80,19 @@ def run_campaign(
     faults: frozenset[str],
     *,
     jobs: int = 1,
-    on_failure: Callable[[RunResult], None] | None = None,
+    on_result: Callable[[int, RunResult], None] | None = None,
 ) -> Campaign:
-    """Simulate `seeds` seeds from `first_seed` on; the first failures are made small."""
-    campaign = Campaign(first_seed, seeds, faults)
+    """Simulate `seeds` seeds from `first_seed` on; the first failures are made small.
+
+    `on_result` is called after each seed, in their order, with how many are done and its result.
+    """
+    campaign, began = Campaign(first_seed, seeds, faults), perf_counter()
     specs = [RunSpec(seed, faults) for seed in range(first_seed, first_seed + seeds)]
-    for result in _results(specs, jobs):
+    for done, result in enumerate(_results(specs, jobs), 1):
         campaign.add(result)
-        if result.violations and on_failure is not None:
-            on_failure(result)
+        if on_result is not None:
+            on_result(done, result)
+    campaign.elapsed_seconds = perf_counter() - began
     campaign.shrunk = [shrink(result) for result in campaign.failed[:SHRUNK]]
     return campaign
 

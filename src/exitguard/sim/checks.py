@@ -247,7 +247,8 @@ class Judge:
             return
         self._seen_closed.add((account, row.id))
         held = self._exchanges[account].held.get(row.symbol, (ZERO, ZERO))[0]
-        if not self._was_flat(account, row) and held != self._unseen(account, row.symbol, decided_at):
+        others = self._unseen(account, row.symbol, decided_at)
+        if not self._was_flat(account, row) and held - others not in self._brought(account, row):
             text = f"position {row.id} is recorded as closed, the broker holds {held} {row.symbol}"
             self._wrong("I11", account, text, row.symbol)
         if row.id not in self._ledger.account(account).history:
@@ -255,7 +256,7 @@ class Judge:
 
     def _check_splits(self, account: str, row: PositionRecord) -> None:
         """A position is restated by what happened to its stock, and once by each of it."""
-        split = [ratio for symbol, ratio in self._exchanges[account].splits if symbol == row.symbol]
+        split = [ratio for _, symbol, ratio in self._exchanges[account].splits if symbol == row.symbol]
         restated = [each.new_rate / each.old_rate for each in row.restatements]
         if restated != split[len(split) - len(restated) :]:
             text = f"position {row.id} ({row.symbol}) was restated by {restated}, its stock was split by {split}"
@@ -278,6 +279,15 @@ class Judge:
         booked = {fill.order_id for _, fill, _ in self._ledger.account(account).fills.values()}
         fills = [f for f in self._exchanges[account].all_fills if f.symbol == symbol and f.order_id not in booked]
         return sum((f.qty if f.side is OrderSide.BUY else -f.qty for f in fills if f.at >= since), ZERO)
+
+    def _brought(self, account: str, row: PositionRecord) -> set[Decimal]:
+        """What contracts brought while a close was under way follows in a position of its own: nothing, or the last."""
+        brought = [
+            shares
+            for at, symbol, shares in self._exchanges[account].deliveries
+            if symbol == row.symbol and at >= row.entry_time
+        ]
+        return {sum(brought[start:], ZERO) for start in range(len(brought) + 1)}
 
     def _check_history(self, account: str, row: HistoryRecord) -> None:
         """The exit price is the average of the closing fills, and nothing else (F58)."""

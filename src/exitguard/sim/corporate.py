@@ -92,6 +92,7 @@ class Corporate:
             exchange.cancel_resting(stock)
         number, strike = f"OPTRD-{self._world.now():%H%M%S.%f}", option.strike or ZERO
         self._tell(exchange, Activity(number, "OPTRD", stock, shares, strike, -shares * strike, day), told_in)
+        exchange.deliveries.append((self._world.now(), stock, shares))
         exchange.change_without_order(stock, shares, strike)
 
     def _split(self, rng: Random) -> bool:
@@ -106,7 +107,7 @@ class Corporate:
         self._world.split(symbol, 2)
         for exchange in self._world.exchanges.values():
             exchange.cancel_resting(symbol)
-            exchange.splits.append((symbol, Decimal(2)))
+            exchange.splits.append((self._world.now(), symbol, Decimal(2)))
             qty, _ = exchange.held.get(symbol, (ZERO, ZERO))
             if qty:
                 self._say(f"splits {qty} {symbol} two for one", exchange.account_name)

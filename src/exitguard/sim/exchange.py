@@ -48,8 +48,10 @@ class SimExchange(MemoryBroker):
         self._ready_at: dict[str, datetime] = {}
         self._doomed: dict[str, OrderStatus] = {}
         self.holdings: list[tuple[datetime, dict[str, Decimal]]] = [(world.now(), {})]
-        # Splits of stocks: new shares for each old one, in their order.
-        self.splits: list[tuple[str, Decimal]] = []
+        # Splits: when, of which stock, and the new shares for each old one.
+        self.splits: list[tuple[datetime, str, Decimal]] = []
+        # Shares that came or went for contracts: when, of which stock, how many.
+        self.deliveries: list[tuple[datetime, str, Decimal]] = []
         self.fill_watchers: list[Callable[[BookOrder, Fill, Decimal], None]] = []
         self.accept_watchers: list[Callable[[BookOrder], None]] = []
 

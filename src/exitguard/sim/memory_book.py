@@ -252,7 +252,7 @@ class MemoryBook:
         qty = self.held.get(request.symbol, (ZERO, ZERO))[0]
         closing = request.position_intent in (PositionIntent.SELL_TO_CLOSE, PositionIntent.BUY_TO_CLOSE)
         covered = qty > 0 if request.side is OrderSide.SELL else qty < 0
-        if closing and not covered:
+        if closing is not covered:
             return BrokerRefused(422, 42210000, f"position intent mismatch, specified: {request.position_intent}")
         if closing and request.qty > (free := abs(qty) - self._resting(request.symbol, request.side)):
             return BrokerRefused(

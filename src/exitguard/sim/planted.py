@@ -23,19 +23,21 @@ from exitguard.core.records import (
 from exitguard.manager.account import AccountManager
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.ledger import Ledger
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.reconciler import Reconciler
-from exitguard.manager.restorer import Restorer
 from exitguard.manager.watcher import Watcher
-from exitguard.store.journaled import JournaledStore
+from exitguard.sim.memory_store import MemoryStore
 from exitguard.store.port import LeaseLost
 
 Wrap = Callable[[Any], Any]
+# What has the attribute, the attribute, and what is made of it.
+Change = tuple[Any, str, Wrap]
 
 
 @contextmanager
-def replaced(*changes: tuple[Any, str, Wrap]) -> Iterator[None]:
+def replaced(*changes: Change) -> Iterator[None]:
     """Replace attributes by what `wrap` makes of them, and put them back at the end."""
     with ExitStack() as undo:
         for owner, name, wrap in changes:
@@ -147,25 +149,31 @@ def keeps_orders(original: Any) -> Any:
 
 
 def done_at_first_fill(original: Any) -> Any:
-    """closing, ended: the first order that ends is taken for the end of the close."""
+    """Lifecycle.finish: the first order that ends is taken for the end of the close, whatever is left.
+
+    To forget the rest in the closing procedure alone is no bug that lasts: the next poll finds a position that closes
+    and that nobody drives, and takes the close up again.
+    """
+
+    async def finish(self: Lifecycle, tracked: Any, now: Any) -> None:
+        holding = tracked.holding
+        if tracked.closer is not None and 0 < holding.closed_qty < holding.opened_qty:
+            share = holding.closed_qty / holding.opened_qty
+            tracked.holding = replace(holding, opened_qty=holding.closed_qty, entry_value=holding.entry_value * share)
+        await original(self, tracked, now)
+
+    return finish
+
+
+def ends_at_once(original: Any) -> Any:
+    """closing, ended: an order that has ended is followed by no other."""
 
     def ended(state: Any, order: Any, context: Any) -> Any:
-        if order.status is OrderStatus.REPLACED:
+        if order.status is OrderStatus.REPLACED or state.is_reduction:
             return original(state, order, context)
         return replace(state, phase=closing.Phase.DONE), closing.Finish()
 
     return ended
-
-
-def leaves_order(original: Any) -> Any:
-    """closing, working: the position is gone, so the order that still works is forgotten."""
-
-    def working(state: Any, seen: Any, context: Any) -> Any:
-        if context.held <= state.keep_qty:
-            return replace(state, phase=closing.Phase.DONE), closing.Finish()
-        return original(state, seen, context)
-
-    return working
 
 
 def failed_is_flat(original: Any) -> Any:
@@ -208,12 +216,17 @@ def no_resume(original: Any) -> Any:
 
 
 def no_recovered_intents(original: Any) -> Any:
-    """AccountManager._recover_intent: restorations and reductions that a crash left open are forgotten."""
+    """AccountManager._recover_intent: restorations and reductions that a crash left open are forgotten for ever."""
+    return _nothing
 
-    async def recover(self: AccountManager, intent: Any) -> None:
-        await asyncio.sleep(0)
 
-    return recover
+def unsettled_intents(original: Any) -> Any:
+    """Reconciler._settle_intents: nobody asks what became of orders that no task follows any more."""
+    return _nothing
+
+
+async def _nothing(self: Any, argument: Any) -> None:
+    await asyncio.sleep(0)
 
 
 def no_tally(original: Any) -> Any:
@@ -302,7 +315,7 @@ def quantity_of_the_list(original: Any) -> Any:
     async def act_on(self: Reconciler, finding: Any, theirs: Any, strikes: int, now: Any, **options: Any) -> None:
         tracked = self._context.on_symbol(finding.symbol)
         if finding.kind is FindingKind.QUANTITY and tracked is not None:
-            await self._unexplained(tracked, finding, theirs, now)
+            await self._unexplained(tracked, finding, theirs.get(finding.symbol), now)
             return
         await original(self, finding, theirs, strikes, now, **options)
 
@@ -312,10 +325,30 @@ def quantity_of_the_list(original: Any) -> Any:
 def no_adoption(original: Any) -> Any:
     """Reconciler._adopt: a position that nobody told us of is left alone."""
 
-    async def adopt(self: Reconciler, symbol: str, theirs: Any, now: Any) -> None:
+    async def adopt(self: Reconciler, symbol: str, theirs: Any, now: Any, **options: Any) -> None:
         await asyncio.sleep(0)
 
     return adopt
+
+
+def blind_to_splits(original: Any) -> Any:
+    """CorporateActions.split: what a split adds is taken for shares that somebody bought for nothing."""
+
+    async def split(self: CorporateActions, tracked: Any, theirs: Any, **options: Any) -> bool:
+        await asyncio.sleep(0)
+        return False
+
+    return split
+
+
+def no_lapses(original: Any) -> Any:
+    """Reconciler._lapsed: contracts that were exercised or assigned stay in the books."""
+
+    async def lapsed(self: Reconciler, *arguments: Any) -> bool:
+        await asyncio.sleep(0)
+        return False
+
+    return lapsed
 
 
 def no_legs(original: Any) -> Any:
@@ -325,16 +358,6 @@ def no_legs(original: Any) -> Any:
         return original(self, replace(order, legs=()), reported, now, source)
 
     return apply_order
-
-
-def restore_original(original: Any) -> Any:
-    """Restorer._request: the new bracket is for what was once opened."""
-
-    def request(self: Restorer, tracked: Any) -> Any:
-        right = original(self, tracked)
-        return right and replace(right, qty=tracked.record.original_quantity)
-
-    return request
 
 
 def no_rules_in_sweeps(original: Any) -> Any:
@@ -352,15 +375,15 @@ def never_acts(original: Any) -> Any:
 
 
 def lease_ignored(original: Any) -> Any:
-    """JournaledStore.commit: a lost lease is taken for a database that is away."""
+    """MemoryStore._component: the ledger does not compare epochs, and takes what a process writes after its time."""
 
-    async def commit(self: JournaledStore, batch: Any) -> None:
+    def component(self: MemoryStore, epoch: int) -> str:
         try:
-            await original(self, batch)
+            return str(original(self, epoch))
         except LeaseLost:
-            return
+            return "manager"
 
-    return commit
+    return component
 
 
 def journal_never_written(original: Any) -> Any:
@@ -371,3 +394,16 @@ def journal_never_written(original: Any) -> Any:
 def forgets_commands(original: Any) -> Any:
     """AccountManager._take: requests of people are not acted on."""
     return lambda self, command: None
+
+
+def lost_armed(original: Any) -> Any:
+    """Ledger.commit: a close that is armed is never written."""
+
+    async def commit(self: Ledger, *operations: Any) -> None:
+        await original(self, *(o for o in operations if not _arms(o)))
+
+    return commit
+
+
+def _arms(operation: Any) -> bool:
+    return isinstance(operation, PutIntent) and operation.row.status is IntentStatus.ARMED

@@ -169,7 +169,9 @@ def _path(rng: Random, symbol: str, storm: float) -> PricePath:
         steps = ((turn, (1 + end) / 2), (turn + rng.uniform(5, 60), end))
     elif kind == "there and back":
         steps = ((turn, fall), (turn + rng.uniform(10, 120), Decimal(1)))
-    return PricePath(symbol, base, steps, Decimal("0.0005"))
+    # In a market that stands still no quote gives a reason to look: what is due must be seen all the same.
+    noise = Decimal(0) if rng.random() < 0.2 else Decimal("0.0005")
+    return PricePath(symbol, base, steps, noise)
 
 
 def _policy(rng: Random) -> Policy:

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from random import Random
 
-from exitguard.broker.market_data import QUIET_SECONDS
-from exitguard.broker.port import StreamDown, StreamUp, Tick, TickSink, TradeStreamEvent, Unparsed
+from exitguard.broker.port import QUIET_SECONDS, StreamDown, StreamUp, Tick, TickSink, TradeStreamEvent, Unparsed
 from exitguard.core.orders import TradeUpdate
 from exitguard.core.quote import Quote
 from exitguard.sim.exchange import SimExchange, Surroundings

@@ -224,8 +224,18 @@ class Trouble:
         return True
 
     def _pause(self, rng: Random) -> bool:
+        """Stop a process: now, or right before the next step of a price, which it then sleeps through."""
+        steps = [start for path in self._world.paths.values() for start, _ in path.steps]
+        ahead = min((start for start in steps if start > self._world.loop.time()), default=None)
+        if ahead is not None and rng.random() < 0.5:
+            before = max(0.0, ahead - self._world.loop.time() - rng.uniform(0.1, 4.0))
+            self._world.later(before, self._stop_one, rng, rng.uniform(16, 90))
+            return True
+        return self._stop_one(rng, rng.choice((rng.uniform(0.1, 5), rng.uniform(10, 120))))
+
+    def _stop_one(self, rng: Random, seconds: float) -> bool:
         machine = self._running(rng)
-        if machine is None or machine.process is None or machine.process.paused:
+        if self._world.faults.over or machine is None or machine.process is None or machine.process.paused:
             return False
         machine.process.paused = True
         self._say(f"{machine.process.name} is stopped", machine.account)
@@ -235,5 +245,5 @@ class Trouble:
             if machine.process is process:
                 machine.resume()
 
-        self._world.later(rng.choice((rng.uniform(0.1, 5), rng.uniform(10, 120))), go_on)
+        self._world.later(seconds, go_on)
         return True

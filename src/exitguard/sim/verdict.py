@@ -1,7 +1,7 @@
 """What must be true once the faults have stopped and some minutes have passed (I8, and what I9 promises in the end)."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
@@ -12,6 +12,9 @@ from exitguard.sim.exchange import SimExchange
 from exitguard.sim.memory_book import ZERO
 from exitguard.sim.memory_store import AccountLedger, MemoryLedger
 from exitguard.sim.scenario import PricePath, Scenario
+
+# How wrong the clock of a manager may be that wrote the entry of a position which it adopted.
+CLOCK_ERROR = timedelta(minutes=2)
 
 
 class Settled(Protocol):
@@ -35,6 +38,7 @@ def unsettled(world: Settled) -> list[Violation]:
         live = [row for row in rows.positions.values() if row.status is not PositionStatus.CLOSED]
         for text, symbol in (
             *_differences(live, exchange),
+            *_unsplit(live, exchange),
             *_overdue(live, world),
             *_unfinished(live, rows, exchange),
             *_unprotected(live, exchange, world),
@@ -58,6 +62,14 @@ def _differences(live: list[PositionRecord], exchange: SimExchange) -> Iterator[
         mine, broker = ours.get(symbol, ZERO), theirs.get(symbol, ZERO)
         if mine != broker:
             yield f"the ledger holds {mine} {symbol}, the broker {broker}", symbol
+
+
+def _unsplit(live: list[PositionRecord], exchange: SimExchange) -> Iterator[tuple[str, str]]:
+    for row in live:
+        since = row.entry_time + CLOCK_ERROR
+        missed = [at for at, symbol, _ in exchange.splits if symbol == row.symbol and at > since]
+        if len(missed) > len(row.restatements):
+            yield f"position {row.id} ({row.symbol}) was split at {missed[-1]:%H:%M:%S} and is not restated", row.symbol
 
 
 def _overdue(live: list[PositionRecord], world: Settled) -> Iterator[tuple[str, str]]:

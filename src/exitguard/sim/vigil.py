@@ -51,6 +51,8 @@ class Vigil:
         self._able_since: dict[str, datetime] = {}
         self._open_since: datetime | None = None
         self._breached_since: dict[tuple[str, int], datetime] = {}
+        # When a position was in the ledger for the first time: what is adopted may have been entered long before.
+        self._known_since: dict[tuple[str, int], datetime] = {}
 
     def look(self) -> None:
         """Look once."""
@@ -61,6 +63,8 @@ class Vigil:
         elif self._open_since is None:
             self._open_since = now
         for account in world.scenario.accounts:
+            for number in world.ledger.account(account).positions:
+                self._known_since.setdefault((account, number), now)
             if not self._is_able(account, now):
                 self._able_since.pop(account, None)
                 continue
@@ -82,7 +86,7 @@ class Vigil:
     def _check(self, account: str, rows: AccountLedger, row: PositionRecord, now: datetime) -> None:
         alarmed = any(alarm.position_id in (None, row.id) for alarm in rows.alarms.values())
         checked = row.last_checked_at or row.entry_time
-        if now - checked > CHECKED_WITHIN + self._clock_error and not alarmed and self._is_known(rows, row, now):
+        if now - checked > CHECKED_WITHIN + self._clock_error and not alarmed and self._is_known(account, row, now):
             text = f"position {row.id} ({row.symbol}) was looked at last at {checked:%H:%M:%S}, and no alarm is on"
             self._world.report(Violation("I7", account, text, (row.symbol,)))
         key = (account, row.id)
@@ -94,6 +98,6 @@ class Vigil:
             text = f"position {row.id} ({row.symbol}) is neither being closed nor alarmed: {why}"
             self._world.report(Violation("I9", account, text, (row.symbol,)))
 
-    def _is_known(self, rows: AccountLedger, row: PositionRecord, now: datetime) -> bool:
+    def _is_known(self, account: str, row: PositionRecord, now: datetime) -> bool:
         """Whether the row has been in the ledger for long enough to be looked at."""
-        return row.created_at is None or now - row.created_at > CHECKED_WITHIN
+        return now - self._known_since.get((account, row.id), now) > CHECKED_WITHIN

@@ -1,5 +1,6 @@
 """Which schema version a database has and which one this build needs. Knows no migration: it loads in no time."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -30,6 +31,20 @@ async def schema_version(connection: Any) -> int:
     if not await connection.fetchval("SELECT to_regclass('exitguard.migrations') IS NOT NULL"):
         return 0
     return int(await connection.fetchval("SELECT coalesce(max(version), 0) FROM exitguard.migrations"))
+
+
+async def is_current(connection: Any) -> bool:
+    """Whether the database has all of this build's migrations, each as it stands, and no other.
+
+    Args:
+        connection: an asyncpg connection.
+    """
+    if not await schema_version(connection):
+        return False
+    rows = await connection.fetch("SELECT version, checksum FROM exitguard.migrations ORDER BY version")
+    files = sorted(FOLDER.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    ours = [(int(path.name[:4]), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+    return [(row["version"], row["checksum"]) for row in rows] == ours
 
 
 async def check_schema(connection: Any) -> None:

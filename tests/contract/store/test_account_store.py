@@ -31,6 +31,7 @@ from exitguard.core.records import (
     SetAside,
     SetRecommendation,
 )
+from exitguard.core.restatement import Restatement, RestatementKind
 from exitguard.store.port import AccountMismatch, LeaseHeld, LeaseLost, StoreRejected
 
 CALL = "AAPL240315C00100000"
@@ -49,6 +50,17 @@ async def test_f145_a_batch_becomes_true_together_and_is_read_back(world: World)
     assert state.next_position_id == 2
     assert await store.intent(order.client_order_id) == order
     assert await store.intent("never-sent") is None
+
+
+async def test_i10_what_restated_a_position_is_read_back(world: World) -> None:
+    store, lease = await leased(world, "large")
+    split = Restatement(RestatementKind.SPLIT, NOON, "AAPL", "AAPL", Decimal(3), Decimal(2))
+    renamed = Restatement(RestatementKind.SYMBOL_CHANGED, NOON, "AAPL", "APPL", Decimal(1), Decimal(1))
+    row = position("large", symbol="APPL", restatements=(split, renamed))
+    kinds = [EventType.SPLIT, EventType.SYMBOL_CHANGED, EventType.CONTRACT_ADJUSTED]
+    await store.commit(batch("large", lease.epoch, PutPosition(row), *(event(kind) for kind in kinds)))
+    (found,) = (await store.load()).positions
+    assert found.restatements == (split, renamed)
 
 
 async def test_f33_the_same_batch_twice_counts_once(world: World) -> None:

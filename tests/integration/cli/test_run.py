@@ -216,5 +216,5 @@ def test_f98_the_health_endpoint_tells_progress_alarms_and_figures(ready: Progra
     metrics = answer("/metrics")[1]
     assert 'exitguard_open_positions{account="large"} 1.0' in metrics
     assert 'exitguard_account_state{account="tiny",state="ended"} 1.0' in metrics
-    assert 'exitguard_sweep_age{account="large"}' in metrics
+    assert 'exitguard_sweep_age_seconds{account="large"}' in metrics
     assert running.end() == 69

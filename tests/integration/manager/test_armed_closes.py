@@ -154,3 +154,25 @@ async def test_t8_an_armed_close_leaves_while_the_database_is_away_and_is_record
         await managed.closed(position)
         assert len(managed.closing_orders(position)) == 1
         assert len(managed.rows.history) == 1
+
+
+async def test_t7_what_an_earlier_process_armed_is_not_written_again_and_leaves_at_once() -> None:
+    venue = Venue()
+    first = Managed(venue, policy=POLICY)
+    first.start()
+    await first.caught_up()
+    position = await armed(first)
+    await first.kill()
+    rewritten: list[IntentStatus] = []
+
+    def watch(batch: Batch) -> None:
+        rewritten.extend(op.row.status for op in batch.operations if isinstance(op, PutIntent))
+
+    async with Managed(venue, policy=POLICY) as restarted:
+        restarted.store.on_commit = watch
+        await restarted.advance()
+        assert rewritten == []
+        await restarted.price(CALL, "2.50")
+        await restarted.closed(position)
+        assert rewritten[0] is IntentStatus.INTENDED
+        assert len(restarted.closing_orders(position)) == 1

@@ -4,11 +4,11 @@ from datetime import date, timedelta
 from decimal import Decimal
 from uuid import uuid4
 
-from tests.support.managed import Managed, Venue
+from tests.support.managed import OPENING, Managed, Venue
 
 from exitguard.broker.port import Accepted, Activity
 from exitguard.core.instrument import InstrumentType
-from exitguard.core.orders import OrderRequest, OrderSide, OrderType, PositionIntent, TimeInForce
+from exitguard.core.orders import BrokerOrder, OrderRequest, OrderSide, OrderType, PositionIntent, TimeInForce
 from exitguard.core.policy import CloseStyle, Policy
 from exitguard.core.position import PositionSide
 from exitguard.core.records import (
@@ -24,15 +24,56 @@ CALL = "AAPL260619C00150000"
 POLICY = Policy(missing_bracket=False, min_hold_minutes=0, option_close_style=CloseStyle.MARKET)
 
 
+def _execution(order: BrokerOrder) -> ExecutionRecord:
+    """The dispatcher's row of an entry that sells."""
+    return ExecutionRecord(
+        account_name="large",
+        execution_id=uuid4(),
+        recommendation_id=None,
+        symbol=order.symbol,
+        ticker=order.symbol,
+        option_symbol=None,
+        instrument_type=InstrumentType.STOCK,
+        strategy_type="swing",
+        action=Action.SELL_STOCK,
+        side=OrderSide.SELL,
+        qty=order.qty,
+        execution_mode=ExecutionMode.ALPACA_PAPER,
+        status=ExecutionStatus.ACCEPTED,
+        client_order_id=order.client_order_id,
+        simulated_ts=order.submitted_at or OPENING,
+        broker_order_id=order.id,
+    )
+
+
+async def _sell_short(venue: Venue, qty: int) -> ExecutionRecord:
+    """Send an entry that sells, as the dispatcher does; its row is not written yet."""
+    symbol, intent = "AAPL", PositionIntent.SELL_TO_OPEN
+    sale = OrderRequest("xg-large-e1", symbol, OrderSide.SELL, Decimal(qty), OrderType.MARKET, TimeInForce.DAY, intent)
+    sent = await venue.broker("large").submit(sale)
+    assert isinstance(sent, Accepted)
+    return _execution(sent.order)
+
+
 async def test_i8_an_entry_against_what_is_held_takes_from_it() -> None:
     """Found by the simulator: two rows of one contract on opposite sides looked matched and could never be closed."""
-    async with Managed(Venue(), policy=POLICY) as managed:
-        await managed.price("AAPL", "100")
-        position = await managed.enter("AAPL", "10")
-        await managed.enter("AAPL", "4", side=OrderSide.SELL)
+    venue = Venue()
+    broker = venue.broker("large")
+    broker.set_quote("AAPL", "100", "100.02")
+    broker.auto_fill = False
+    entry = await _sell_short(venue, 4)
+    venue.time += timedelta(seconds=1)
+    broker.external_order("AAPL", OrderSide.BUY, "10", "100.00")  # before the entry fills
+    async with Managed(venue, policy=POLICY) as managed:
+        (position,) = managed.rows.positions.values()
+        assert position.quantity == 10
+        venue.ledger.account("large").executions[entry.execution_id] = entry
+        await managed.advance(1)
+        broker.fill(entry.broker_order_id or "", Decimal(4), Decimal(101))
         await managed.until(lambda: managed.row(position.id).quantity == 6, "the sale is booked")
         await managed.advance(2)
         assert len(managed.rows.positions) == 1
+        broker.auto_fill = True
         managed.command(position_id=position.id)
         await managed.closed(position)
         assert managed.held("AAPL") == 0
@@ -44,10 +85,7 @@ async def test_i5_an_episode_that_is_found_after_the_one_that_it_turned_into_los
     venue = Venue()
     broker = venue.broker("large")
     broker.set_quote("AAPL", "100", "100.02")
-    name, intent = "xg-large-e1", PositionIntent.SELL_TO_OPEN
-    sale = OrderRequest(name, "AAPL", OrderSide.SELL, Decimal(5), OrderType.MARKET, TimeInForce.DAY, intent)
-    sent = await broker.submit(sale)
-    assert isinstance(sent, Accepted)
+    entry = await _sell_short(venue, 5)
     venue.time += timedelta(seconds=4)
     by_hand = broker.external_order("AAPL", OrderSide.BUY, "10", "99.00")
     async with Managed(venue, policy=POLICY) as managed:
@@ -56,25 +94,7 @@ async def test_i5_an_episode_that_is_found_after_the_one_that_it_turned_into_los
         await managed.advance(1)
         managed.command(position_id=turned.id)
         await managed.closed(turned)
-    number = uuid4()
-    venue.ledger.account("large").executions[number] = ExecutionRecord(
-        account_name="large",
-        execution_id=number,
-        recommendation_id=None,
-        symbol="AAPL",
-        ticker="AAPL",
-        option_symbol=None,
-        instrument_type=InstrumentType.STOCK,
-        strategy_type="swing",
-        action=Action.SELL_STOCK,
-        side=OrderSide.SELL,
-        qty=Decimal(5),
-        execution_mode=ExecutionMode.ALPACA_PAPER,
-        status=ExecutionStatus.ACCEPTED,
-        client_order_id=name,
-        simulated_ts=venue.time,
-        broker_order_id=sent.order.id,
-    )
+    venue.ledger.account("large").executions[entry.execution_id] = entry
     async with Managed(venue, policy=POLICY) as restarted:
         await restarted.until(lambda: len(restarted.rows.history) == 2, "the sale's own episode is recorded")
         first = restarted.rows.history[turned.id + 1]

@@ -259,3 +259,20 @@ async def test_i5_what_was_before_an_adopted_position_is_never_booked_into_it() 
         await restarted.advance(1)
         assert restarted.row(adopted.id).quantity == 3
         assert not _differences(restarted)
+
+
+async def test_what_an_index_option_paid_at_its_exercise_is_its_exit_price() -> None:
+    """No shares come for it: the cash of the activity is what it was worth."""
+    venue, contract = Venue(), "SPXW260320C06000000"
+    async with Managed(venue, policy=PATIENT) as managed:
+        position = await _open(managed, contract)
+        del managed.broker.held[contract]
+        for _ in range(4):
+            await managed.advance(1)
+        assert managed.row(position.id).status is PositionStatus.OPEN, "nothing proves what became of it"
+        told = replace(_activity("OPEXC", contract, "-10"), net_amount=Decimal(12_000))
+        managed.broker.all_activities.append(told)
+        for _ in range(3):
+            await managed.advance(1)
+        row = await managed.closed(position)
+        assert (row.close_reason, row.exit_price) == (CloseReason.EXERCISED, 12)

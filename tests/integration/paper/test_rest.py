@@ -278,6 +278,24 @@ async def test_the_status_page_shows_accounts_and_no_secrets(client: Client) -> 
     assert account.key not in page
 
 
+async def test_the_status_page_shows_what_is_held_ordered_and_broken_and_escapes_it(client: Client) -> None:
+    await client.buy(qty=3)
+    await client.post("/admin/advance", {"seconds": 1})
+    for number in range(45):
+        await client.buy(type="limit", limit_price="100.25", qty=1, client_order_id=f"resting {number}")
+    await client.fault("cancel_slow", symbol="<script>alert(1)</script>", probability=0.25)
+    await client.fault("halt", symbol="F")
+    status, page = await client.get("/")
+    assert status == 200
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    for title in ("Positions", "Open orders", "Newest fills", "Faults switched on", "Newest of what was injected"):
+        assert "<p>None." not in page.split(f"<h2>{title}</h2>")[1][:12], title
+    assert "100.25" in page
+    assert "And 5 more." in page
+    assert "<b>halted</b>" in page
+
+
 def test_nothing_else_than_uvicorn_is_accepted() -> None:
     from exitguard.paper.server.wire import transport_of
 

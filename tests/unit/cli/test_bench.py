@@ -122,6 +122,13 @@ async def test_the_processor_benchmarks_answer_in_shape() -> None:
         assert row.holds is None
 
 
+async def test_simulated_time_is_told_next_to_that_of_seeds_without_faults() -> None:
+    row = (await run_all(("simulation_speed",), Plan(simulated_seeds=1), quiet))["simulation_speed"]
+    assert row.value is not None
+    assert row.baseline is not None
+    assert row.target == "value >= 1000"
+
+
 def test_every_quote_of_the_quiet_benchmark_is_quiet() -> None:
     account = compute.BookedAccount(5)
     account.arm()

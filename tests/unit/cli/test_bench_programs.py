@@ -7,7 +7,9 @@ import pytest
 from exitguard.cli.bench import breach
 from exitguard.cli.bench.book import Sizes
 from exitguard.cli.bench.command import Plan, run_all
+from exitguard.cli.bench.house import HouseSizes
 from exitguard.cli.bench.place import BenchFailed, open_place
+from exitguard.cli.bench.restart import RestartSizes
 
 TINY = Sizes(underlyings=2, positions=4, rounds=3, warmup=1)
 
@@ -40,6 +42,23 @@ async def test_marks_are_written_both_ways() -> None:
     assert row.value is not None
     assert row.baseline is not None
     assert row.target == "ratio <= 3"
+
+
+async def test_a_poll_is_measured_beyond_bare_requests() -> None:
+    row = (await run_all(("reconciliation",), Plan(reconciled=20, reconciled_rounds=1), quiet))["reconciliation"]
+    assert row.error is None
+    assert row.value is not None
+    assert row.baseline is not None
+    assert row.target == "value < 1000"
+
+
+async def test_f44_a_stand_by_watches_the_book_after_a_kill() -> None:
+    house = HouseSizes(stocks=4, stocks_held=2, positions=6)
+    plan = Plan(restart=RestartSizes(house, recoveries=1, crashes=1, hangs=0))
+    row = (await run_all(("takeover_crash",), plan, quiet))["takeover_crash"]
+    assert row.error is None
+    assert row.value is not None
+    assert row.target == "value < 1"
 
 
 async def test_a_child_that_ends_is_named_with_its_last_words() -> None:

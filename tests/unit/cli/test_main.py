@@ -58,6 +58,16 @@ def test_help_fits_a_screen(tokens: list[str], capsys: pytest.CaptureFixture[str
     assert len(text.splitlines()) <= 50
 
 
+def test_the_exchange_is_explained_on_a_screen_of_thirty_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["paper", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80
+
+
 def test_every_command_has_help_and_takes_json(capsys: pytest.CaptureFixture[str]) -> None:
     without_result = {"run"}
     for name, target, line, _ in app_module._COMMANDS:

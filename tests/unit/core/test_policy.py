@@ -107,7 +107,7 @@ def steps(*pairs: tuple[int, int]) -> tuple[TrailStep, ...]:
         ({"mark_divergence_percent": D(-1)}, "mark_divergence_percent"),
         ({"wide_floor": D("-0.01")}, "wide_floor"),
         ({"alarms": AlarmThresholds(blind_seconds=0)}, "alarms.blind_seconds"),
-        ({"alarms": AlarmThresholds(stuck_seconds=86_400)}, "alarms.stuck_seconds"),
+        ({"alarms": AlarmThresholds(naked_seconds=86_400)}, "alarms.naked_seconds"),
     ],
 )
 def test_f110_each_contradiction_is_reported_by_name(changes: dict[str, Any], problem: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from exitguard.core.instrument import parse_instrument
 from exitguard.core.orders import Fill, OrderSide
-from exitguard.core.position import Holding, PositionSide, apply_fill, fold, restate
+from exitguard.core.position import Holding, PositionSide, apply_fill, closable, fold, restate
 from exitguard.core.restatement import Restatement, RestatementKind, split_ratio
 
 AT = datetime(2026, 3, 17, 15, 0, tzinfo=UTC)
@@ -50,6 +50,14 @@ def test_i5_fills_after_a_split_are_in_its_terms_and_fills_found_late_in_the_old
     assert done.realised_pnl == 16 * 55 + 2 * 104 - 1000
     again = fold(done.instrument, done.side, [late, new, *after.fills], done.restatements)
     assert (again.qty, again.realised_pnl, again.exit_price) == (0, done.realised_pnl, done.exit_price)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "qty", "fits"), [(30, "4", "4"), (30, "12", "10"), (90, "12", "12"), (90, "25", "20")]
+)
+def test_f2_what_of_a_fill_is_held_is_told_in_the_terms_of_the_fill(minutes: int, qty: str, fits: str) -> None:
+    after = restate(held(fill("a", OrderSide.BUY, "10", "100", 0)), split("1", "2"))
+    assert closable(after, fill("b", OrderSide.SELL, qty, "100", minutes)) == Decimal(fits)
 
 
 def test_a_new_symbol_takes_the_fills_of_the_old_one_along() -> None:

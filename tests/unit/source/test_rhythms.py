@@ -10,7 +10,7 @@ from exitguard.config.settings import WatchSettings
 from exitguard.core.policy import DEFAULT_POLICY
 from exitguard.dispatch import service as dispatcher
 from exitguard.dispatch.options import DispatcherOptions
-from exitguard.manager import account, closer, context
+from exitguard.manager import closer, context, streams
 from exitguard.manager.options import ManagerOptions
 
 SWEEP = 60.0
@@ -40,8 +40,7 @@ POLL = default(ManagerOptions, "poll_seconds")
         pytest.param(WATCH.stale_position_seconds, SWEEP, 2, id="the evaluation of a position, by sweeps"),
         pytest.param(DEFAULT_POLICY.max_quote_age_seconds, SWEEP, 1, id="a quote, by sweeps that ask REST"),
         pytest.param(DEFAULT_POLICY.alarms.mark_divergence_seconds, POLL, 2, id="the broker's mark, by polls"),
-        pytest.param(DEFAULT_POLICY.alarms.stuck_seconds, DEFAULT_POLICY.close_deadline_seconds, 1, id="a close"),
-        pytest.param(account.STREAM_ALARM_SECONDS, wire.MAX_DELAY * 1.25, 1, id="a stream, by its reconnections"),
+        pytest.param(streams.STREAM_ALARM_SECONDS, wire.MAX_DELAY * 1.25, 1, id="a stream, by its reconnections"),
         pytest.param(context.SETTLING, POLL, 2, id="a fresh order, by polls"),
         pytest.param(closer.CLEAR_FOR, POLL, 2, id="the books' proof that nothing rests, by polls"),
         pytest.param(closer.CLEAR_FOR_STEPPED, SWEEP, 1, id="the same where each sweep polls"),

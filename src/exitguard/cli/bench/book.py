@@ -86,10 +86,15 @@ def make_book(sizes: Sizes, day: date) -> list[Held]:
     return stocks + options
 
 
-def ledger_operations(account: str, held: Held, number: int, now: datetime) -> tuple[Operation, ...]:
-    """A position as an earlier process of the manager would have left it: opened an hour ago, with its fill."""
+def ledger_operations(
+    account: str, held: Held, number: int, now: datetime, *, held_for: timedelta = HELD_FOR, order: str | None = None
+) -> tuple[Operation, ...]:
+    """A position as an earlier process of the manager would have left it: opened a while ago, with its fill.
+
+    `order` is the broker's id of the order that opened it, where there is one.
+    """
     instrument = parse_instrument(held.symbol)
-    opened = now - HELD_FOR
+    opened = now - held_for
     qty = Decimal(held.qty)
     record = PositionRecord(
         account_name=account,
@@ -118,6 +123,6 @@ def ledger_operations(account: str, held: Held, number: int, now: datetime) -> t
         adopted=True,
         created_at=opened,
     )
-    order = f"opening-{number}"
+    order = order or f"opening-{number}"
     fill = Fill(f"{order}-fill", order, None, instrument.symbol, PositionSide.LONG.opening, qty, held.price, opened)
     return PutPosition(record), PutFill(number, fill, "bench")

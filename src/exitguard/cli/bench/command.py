@@ -4,16 +4,19 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from exitguard.cli.bench import breach, compute, exchange, marks, whole
+from exitguard.cli.bench import breach, compute, exchange, marks, reconciliation, restart, simulation, whole
 from exitguard.cli.bench.book import Sizes
 from exitguard.cli.bench.exchange import ExchangeSizes
 from exitguard.cli.bench.place import open_place
+from exitguard.cli.bench.restart import RestartSizes
 from exitguard.cli.bench.result import Measurement, Target, failed, quantile
 from exitguard.core.errors import ExitguardError
 
 Say = Callable[[str], None]
 Rows = dict[str, Measurement]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,10 @@ class Plan:
     quiet_quotes: int = 200_000
     evaluations: int = 10_000
     compute_rounds: int = 7
+    reconciled: int = 10_000
+    reconciled_rounds: int = 7
+    simulated_seeds: int = 40
+    restart: RestartSizes = field(default_factory=RestartSizes)
     exchange: ExchangeSizes = field(default_factory=ExchangeSizes)
 
 
@@ -71,6 +78,26 @@ async def _evaluate(plan: Plan, say: Say, _verbose: bool) -> Rows:
     return compute.evaluations(plan.evaluations, plan.compute_rounds, say)
 
 
+async def _simulation(plan: Plan, say: Say, _verbose: bool) -> Rows:
+    # In a thread: a simulation is an event loop of its own.
+    return await asyncio.to_thread(simulation.speed, plan.simulated_seeds, say)
+
+
+async def _reconciliation(plan: Plan, say: Say, _verbose: bool) -> Rows:
+    async with open_place() as place:
+        return await reconciliation.measure(place, plan.reconciled, plan.reconciled_rounds, say)
+
+
+async def _recovery(plan: Plan, say: Say, _verbose: bool) -> Rows:
+    async with open_place() as place:
+        return await restart.recovery(place, plan.restart, say)
+
+
+async def _take_over(plan: Plan, say: Say, _verbose: bool) -> Rows:
+    async with open_place() as place:
+        return await restart.take_over(place, plan.restart, say)
+
+
 async def _exchange_orders(plan: Plan, say: Say, _verbose: bool) -> Rows:
     return await exchange.orders(plan.exchange, say)
 
@@ -94,6 +121,13 @@ BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(_memory, {"idle_memory": whole.MEMORY}),
     Benchmark(_quiet, {"quiet_quotes": None}),
     Benchmark(_evaluate, {"evaluate": None}),
+    Benchmark(_simulation, {"simulation_speed": simulation.TARGET}),
+    Benchmark(_reconciliation, {"reconciliation": reconciliation.TARGET}),
+    Benchmark(_recovery, {"recovery": restart.RECOVERY}),
+    Benchmark(
+        _take_over,
+        {"takeover_crash": restart.CRASH, "takeover_watching": None, "takeover_hang": restart.HANG},
+    ),
     Benchmark(_exchange_orders, {"exchange_orders": exchange.ORDERS}),
     Benchmark(_exchange_fanout, {"exchange_fanout": exchange.FANOUT}),
     Benchmark(_exchange_day, {"exchange_day": exchange.DAY}),
@@ -117,7 +151,7 @@ async def run_all(names: tuple[str, ...], plan: Plan, say: Say, *, verbose: bool
     return {name: rows[name] for name in NAMES if name in rows and name in wanted}
 
 
-async def run_stoppable(work: Awaitable[Rows]) -> Rows:
+async def run_stoppable(work: Awaitable[T]) -> T:
     """Run, and clean up on SIGTERM as on an interrupt: children and databases of a benchmark must not outlive it."""
     task = asyncio.ensure_future(work)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

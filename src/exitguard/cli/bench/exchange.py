@@ -45,7 +45,7 @@ class AtLeast(Target):
 ORDERS = AtLeast(3_000, ratio_limit=0.6)
 FANOUT = AtLeast(20_000)
 DAY = Target(60)
-MEMORY = Target(1.15, of_ratio=True)
+MEMORY = Target(1.05, of_ratio=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 from exitguard.cli.bench.result import Measurement
 from exitguard.config.build import build_info
 
-_MEANING = {
+# What each figure is, for people.
+MEANING = {
     "breach_to_order_p50": (
         "From the quote frame that breaches a stop to the order received at the venue, half of all breaches. The"
         " venue is a measuring server in a process of its own on loopback, which stamps both moments. The product is"
@@ -35,6 +36,32 @@ _MEANING = {
     "evaluate": (
         "Full evaluations a second of an option position by the default policy, one processor. Baseline: only its P&L"
         " in percent and one comparison, in decimals."
+    ),
+    "simulation_speed": (
+        "Simulated seconds a wall second of `exitguard sim` on one processor: seeds with one account and every fault."
+        " Baseline: the same seeds without any fault."
+    ),
+    "reconciliation": (
+        "One poll of an account with 10,000 positions (200 stocks with brackets, 9,800 options): asked, decoded,"
+        " folded, compared, from the real client to the real ledger; what it takes beyond bare GETs of the same lists,"
+        " which are the baseline and take turns with it."
+    ),
+    "recovery": (
+        "`exitguard run` with 1,000 positions (200 stocks with brackets, 800 options) at the paper exchange is killed"
+        " with SIGKILL and started again. The time from the kill until an option that fell through its stop meanwhile"
+        " has its closing order at the exchange, and a sweep of all positions is in the ledger. Baseline: an"
+        " interpreter that imports the program and ends."
+    ),
+    "takeover_crash": (
+        "The same book with a second process that stands by (`exitguard run --standby`): from SIGKILL of the first"
+        " until the second has the lease."
+    ),
+    "takeover_watching": (
+        "The same, until the second has sent the closing order of an option that fell meanwhile, and written a sweep."
+    ),
+    "takeover_hang": (
+        "The first process hangs (SIGSTOP): until the second has the lease, the longest. Baseline: the lease's time to"
+        " live, 15 s by default."
     ),
     "exchange_orders": (
         "Market orders a second that `exitguard paper` takes and answers over loopback HTTP, 50 accounts with one order"
@@ -81,7 +108,7 @@ def page(rows: dict[str, Measurement]) -> str:
         ),
     ]
     errors = [f"- {name} was not measured: {row.error}" for name, row in rows.items() if row.error]
-    meanings = [f"- **{name}**: {_MEANING[name]}" for name in rows]
+    meanings = [f"- **{name}**: {MEANING[name]}" for name in rows]
     parts = [
         "# Benchmarks",
         "<!-- Made by: exitguard bench --markdown > docs/benchmarks.md. Do not edit. -->",

@@ -24,6 +24,8 @@ from websockets.exceptions import ConnectionClosed
 from exitguard.cli.bench.answers import Answers, quiet_prices
 from exitguard.cli.bench.book import BREACHED_PREMIUM, Held, Sizes, make_book, opening_time, trading_day
 
+# As second argument: answer over HTTP until stopped, and measure nothing.
+STILL = "still"
 BARE = "/bare"
 TRADES = "/stream"
 STOCKS = "/v2/iex"
@@ -275,10 +277,19 @@ async def serve_and_measure(sizes: Sizes) -> None:
     http.close()
 
 
+async def serve_still(sizes: Sizes) -> None:
+    """Print the address as one line, then answer until stopped."""
+    venue = Venue(sizes)
+    http = await asyncio.get_running_loop().create_server(lambda: Http(venue), "127.0.0.1", 0)
+    _print({"http": http.sockets[0].getsockname()[1]})
+    await http.serve_forever()
+
+
 def _print(value: object) -> None:
     sys.stdout.buffer.write(orjson.dumps(value) + b"\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve_and_measure(Sizes(**orjson.loads(sys.argv[1]))))
+    work = serve_still if sys.argv[2:] == [STILL] else serve_and_measure
+    uvloop.run(work(Sizes(**orjson.loads(sys.argv[1]))))

@@ -159,9 +159,23 @@ class Venue:
         body = await self._call("POST", self._admin("faults"), body={"kind": kind, **fields})
         return int(body["id"])
 
+    async def injected(self) -> dict[str, int]:
+        """How often each kind of fault has struck."""
+        body = await self._call("GET", self._admin("faults"))
+        return {str(kind): int(count) for kind, count in body["injected"].items()}
+
     async def remove_fault(self, number: int) -> None:
         """Switch a fault off; one that ended by itself is fine."""
         await self._call("DELETE", self._admin(f"faults/{number}"), allow=(404,))
+
+    async def publish(self, symbol: str, bid: Decimal, ask: Decimal) -> None:
+        """Show a quote of this contract now."""
+        body = {"symbol": symbol, "bid": str(bid), "ask": str(ask)}
+        await self._call("POST", self._admin("quote"), body=body)
+
+    async def hold(self, symbol: str) -> None:
+        """Keep the market's own quotes of a stock out: its price stays where somebody sets it."""
+        await self._call("POST", self._admin("quote"), body={"symbol": symbol, "hold": True})
 
     # As an account ----------------------------------------------------------------------------------------------
 
@@ -204,6 +218,24 @@ class Venue:
             if not token:
                 return contracts
             params = {**params, "page_token": token}
+
+    async def buy(self, account: str, symbol: str, qty: int) -> str:
+        """Buy at the market, as somebody on the dashboard would; returns the order's id."""
+        order = {"symbol": symbol, "qty": str(qty), "side": "buy", "type": "market", "time_in_force": "day"}
+        body = await self._call("POST", f"{self.addresses.rest}/v2/orders", account=account, body=order)
+        return str(body["id"])
+
+    async def positions(self, account: str) -> list[dict[str, Any]]:
+        """What the account holds."""
+        found: list[dict[str, Any]] = await self._call("GET", f"{self.addresses.rest}/v2/positions", account=account)
+        return found
+
+    async def orders(self, account: str, **query: str) -> list[dict[str, Any]]:
+        """Orders of the account, newest first, at most 500."""
+        params = {"limit": "500", **query}
+        url = f"{self.addresses.rest}/v2/orders"
+        found: list[dict[str, Any]] = await self._call("GET", url, account=account, params=params)
+        return found
 
     async def cancel_stop_leg(self, account: str, symbol: str) -> bool:
         """Cancel a resting stop as somebody on the dashboard would; False when there is none."""

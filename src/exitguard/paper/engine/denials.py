@@ -8,6 +8,8 @@ from exitguard.paper.engine.faults import Fault
 from exitguard.paper.engine.model import ZERO, Account, Asset
 from exitguard.paper.engine.venue import Venue
 
+_KINDS = ("halt_refused", "assignment_lock", "expiring_limit", "day_trade_denied")
+
 
 class Denials:
     """Asks the faults of a venue whether an order that its rules allow is refused all the same."""
@@ -18,6 +20,8 @@ class Denials:
     def check(self, account: Account, asset: Asset, intent: str, qty: Decimal) -> None:
         """Let an order, or a leg of one, pass. Raises ApiError with Alpaca's words."""
         faults = self._venue.faults
+        if not any(map(faults.is_on, _KINDS)):
+            return
         name, symbol = account.name, asset.symbol
         if asset.halted and faults.strike("halt_refused", account=name, symbol=symbol):
             raise trading_halted(symbol)

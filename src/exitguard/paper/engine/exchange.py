@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from exitguard.core.quote import Quote
@@ -343,8 +344,13 @@ class Exchange:
             for account in self._venue.accounts.values()
         }
 
-    def fills_json(self) -> list[Json]:
-        """The executions of all accounts in order: account, symbol, side, qty, price, at and identifiers."""
+    def fills_json(self, newest: int | None = None) -> list[Json]:
+        """The executions of all accounts in order: account, symbol, side, qty, price, at and identifiers.
+
+        All that are kept, or the `newest`.
+        """
+        kept = self._venue.executions
+        first = 0 if newest is None else max(len(kept) - newest, 0)
         return [
             {
                 "account": execution.account,
@@ -357,5 +363,5 @@ class Exchange:
                 "order_id": execution.order_id,
                 "client_order_id": execution.client_order_id,
             }
-            for execution in self._venue.executions
+            for execution in islice(kept, first, None)
         ]

@@ -14,6 +14,7 @@ import orjson
 import uvloop
 
 from exitguard.core.errors import InvalidInput
+from exitguard.core.session import NEW_YORK
 from exitguard.paper.market.moods import read_moods
 from exitguard.paper.market.recorded import DEFAULT_SPREAD_FRACTION
 from exitguard.paper.server.app import PaperServer, PortInUse
@@ -126,6 +127,7 @@ def _complain(text: str, code: int) -> int:
 
 def _announce(server: PaperServer, *, json: bool) -> None:
     description = server.description()
+    pace = "paused" if server.host.clock.paused else f"{server.settings.speed:g}x"
     if json:
         print(orjson.dumps(description).decode(), flush=True)
         return
@@ -134,7 +136,7 @@ def _announce(server: PaperServer, *, json: bool) -> None:
         f"  trade stream   {server.stream_url}",
         f"  stock data     {server.data_stream_url}",
         f"  option data    {server.option_stream_url}  (model quotes)",
-        f"  market time    {server.host.now().isoformat()}, {server.settings.speed:g}x",
+        f"  market time    {server.host.now().astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S} New York, {pace}",
     ]
     lines += [
         f"  account {name}: key {account.key}  secret {account.secret}  number {account.account_number}"

@@ -1,0 +1,77 @@
+"""Compares ledger and exchange at the end of a soak: nothing lost, nothing done twice, nothing crossed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from exitguard.cli.demo.verify import VenueAccount, VenueFill
+
+ZERO = Decimal(0)
+# More of one kind says nothing new.
+_NAMED = 10
+Key = tuple[str, str]
+
+
+def compare(
+    *,
+    state: Mapping[str, VenueAccount],
+    fills: Iterable[VenueFill],
+    open_rows: Sequence[Mapping[str, Any]],
+    history: Sequence[Mapping[str, Any]],
+    unfinished: Sequence[Mapping[str, Any]],
+) -> dict[str, list[str]]:
+    """What is wrong, by kind: `lost`, `twice`, `unfinished`; an empty list where nothing is."""
+    ours: dict[Key, Decimal] = defaultdict(Decimal)
+    for row in open_rows:
+        sign = 1 if row["side"] == "long" else -1
+        ours[row["account_name"], row["symbol"]] += sign * row["quantity"]
+    theirs = {(name, symbol): qty for name, account in state.items() for symbol, qty in account.positions.items()}
+    bought, crossed = _run(fills)
+    recorded: dict[Key, Decimal] = defaultdict(Decimal)
+    for row in history:
+        recorded[row["account_name"], row["symbol"]] += row["quantity"]
+    lost, twice = [], list(crossed)
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key, ZERO) != theirs.get(key, ZERO):
+            lost.append(f"{_name(key)}: the ledger holds {ours.get(key, ZERO)}, the exchange {theirs.get(key, ZERO)}")
+    for key in sorted(bought.keys() | recorded.keys() | ours.keys()):
+        known = recorded.get(key, ZERO) + ours.get(key, ZERO)
+        if known < bought.get(key, ZERO):
+            lost.append(f"{_name(key)}: {bought[key]} bought, {known} in the ledger, open and closed")
+        elif known > bought.get(key, ZERO):
+            twice.append(f"{_name(key)}: {bought.get(key, ZERO)} bought, {known} in the ledger, open and closed")
+    numbers = [(row["account_name"], row["position_id"]) for row in history]
+    if len(set(numbers)) != len(numbers):
+        twice.append(f"{len(numbers) - len(set(numbers))} positions have more than one row of history")
+    left = [f"{row['account_name']}: {row['kind']} {row['name']} is still {row['status']}" for row in unfinished]
+    return {"lost": lost, "twice": twice, "unfinished": left}
+
+
+def _run(fills: Iterable[VenueFill]) -> tuple[dict[Key, Decimal], list[str]]:
+    """What was bought of each contract in each account, and the orders that sold more than was held."""
+    held: dict[Key, Decimal] = defaultdict(Decimal)
+    bought: dict[Key, Decimal] = defaultdict(Decimal)
+    crossed = []
+    for fill in fills:
+        key = (fill.account, fill.symbol)
+        held[key] += fill.signed_qty
+        if fill.signed_qty > 0:
+            bought[key] += fill.signed_qty
+        if held[key] < 0:
+            crossed.append(f"{_name(key)}: order {fill.client_order_id} sold more than was held, to {held[key]}")
+    return bought, crossed
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]} {key[1]}"
+
+
+def sentences(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """The findings for a person: the first of each kind, and how many more there are."""
+    lines = []
+    for kind, problems in found.items():
+        lines += [f"{kind}: {problem}" for problem in problems[:_NAMED]]
+        if len(problems) > _NAMED:
+            lines.append(f"{kind}: and {len(problems) - _NAMED} more")
+    return lines
