@@ -17,6 +17,7 @@ from exitguard.cli.endpoint import open_endpoint
 from exitguard.cli.supervision import Fleet, State
 from exitguard.core.orders import OrderClass, OrderSide
 from exitguard.core.policy import CloseStyle, Policy
+from exitguard.core.records import PositionStatus
 from exitguard.manager.alarm_list import kind_of
 from exitguard.manager.vitals import WatchLimits
 
@@ -238,7 +239,7 @@ async def test_a_close_that_does_not_end_is_an_alarm() -> None:
         match = managed.broker.match
         managed.broker.match = lambda symbol: None  # type: ignore[method-assign]
         await managed.price(CALL, "2.50")
-        await managed.until(lambda: bool(managed.closing_orders(position)), "an order that rests")
+        await managed.until(lambda: managed.row(position.id).status is PositionStatus.CLOSING, "an order that rests")
         await managed.advance(5)
         await raised(managed, f"stuck:{position.id}")
         assert (await managed.get("/livez"))[0] == 200
