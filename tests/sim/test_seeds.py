@@ -27,6 +27,8 @@ ONCE_FAILED = {
     287: "a closed position was adopted again from an answer that lagged",
     10454: "an adoption from positions that lagged their fills saw a turn that never was, and booked it twice",
     10633: "a manager that had stood still for minutes went on by its journal while another held the lease",
+    31135: "the exercise of an earlier position of the day was booked for the next one, too",
+    9000205: "the judge expected something to be left of a position that an exercise had turned around",
     31924: "both parts of the fill that turned a position had one id, and the part found later was lost",
     31669: "an entry against what was held made a second row of the contract, and neither could be closed",
     411431570: "a close was booked at the average of an order that filled too much, the excess at its last price",

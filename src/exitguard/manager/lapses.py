@@ -53,7 +53,7 @@ class Lapses:
         ]
         booked = False
         for activity in activities:
-            if activity.type not in kinds or activity.symbol != record.symbol or activity.id in tracked.holding.seen:
+            if activity.type not in kinds or activity.symbol != record.symbol or self._is_booked(activity):
                 continue
             before = activity.date is not None and activity.date < opened
             if before or activity.raw.get("status") == "canceled" or record.id not in self._context.positions:
@@ -67,11 +67,24 @@ class Lapses:
                 known.remove((abs(activity.qty), price))
                 continue
             reason = _REASONS.get(activity.type) or _sibling(activity, activities)
+            if not booked and not await self._is_confirmed(tracked, finding):
+                return False
             evidence: dict[str, object] = {"activity": activity.type, "activity_id": activity.id, "date": activity.date}
             self._book(tracked, activity.id, qty, price, reason, finding, now, evidence)
             booked = True
         await self._finish(tracked, booked, now)
         return booked
+
+    def _is_booked(self, activity: Activity) -> bool:
+        """Whether this activity was booked before: for this position, or for one of the contract that is closed."""
+        return self._context.tally(activity.id).qty > 0
+
+    async def _is_confirmed(self, tracked: Tracked, finding: Finding) -> bool:
+        """Ask for the one position before anything of it is taken for gone (I11). Raises BrokerError."""
+        held, number = tracked.holding, tracked.record.id
+        still = await self._context.broker.position(tracked.record.symbol)
+        same = (ZERO if still is None else still.qty) == finding.theirs
+        return same and number in self._context.positions and tracked.holding is held
 
     async def shown(
         self, tracked: Tracked, finding: Finding, theirs: Mapping[str, BrokerPosition], now: datetime
@@ -146,6 +159,7 @@ class Lapses:
             tracked.record = replace(record, close_reason=reason)
         at = now if tracked.expires_at is None else min(now, tracked.expires_at)
         fill = Fill(name, name, None, record.symbol, record.side.closing, qty, price, at)
+        self._context.tally(name).add(qty, price)
         self._lifecycle.book_reconciled(tracked, fill, finding, now, repair=reason, **evidence)
         tracked.news.set()
 

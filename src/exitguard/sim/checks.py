@@ -312,11 +312,11 @@ class Judge:
         if row.status is PositionStatus.CLOSED:
             return
         holdings, since = self._exchanges[account].holdings, min(decided_at, self._now()) - LAG - self._clock_error
-        signed = row.quantity * row.side.sign
         for (_, held), (until, _) in pairwise([*holdings, (self._now(), {})]):
-            if until >= since and held.get(row.symbol, ZERO) == signed:
+            # Nothing is left of a position that was turned around.
+            if until >= since and max(held.get(row.symbol, ZERO) * row.side.sign, ZERO) == row.quantity:
                 return
-        text = f"position {row.id} was given {signed} {row.symbol}, which the broker did not hold"
+        text = f"position {row.id} was given {row.quantity} {row.symbol}, which the broker did not hold"
         self._wrong("I11", account, text, row.symbol)
 
     # Prices -----------------------------------------------------------------------------------------------------

@@ -151,3 +151,27 @@ async def test_i8_contracts_that_were_exercised_are_booked_although_the_position
             await managed.advance(1)
         row = await managed.closed(position)
         assert (row.status, row.close_reason) == (PositionStatus.CLOSED, CloseReason.EXERCISED)
+
+
+async def test_i5_one_activity_never_ends_two_positions() -> None:
+    """Found by the simulator: the exercise of an earlier position of the day was booked for the next one, too."""
+    venue = Venue()
+    today = date(2026, 3, 17)
+    async with Managed(venue, policy=POLICY) as managed:
+        await managed.price(CALL, "5.00")
+        first = await managed.enter(CALL, "10")
+        await managed.advance(1)
+        del managed.broker.held[CALL]
+        managed.broker.all_activities.append(Activity("x1", "OPEXC", CALL, Decimal(-10), Decimal(0), Decimal(0), today))
+        for _ in range(5):
+            await managed.advance(1)
+        assert (await managed.closed(first)).close_reason is CloseReason.EXERCISED
+    async with Managed(venue, policy=POLICY) as managed:
+        second = await managed.enter(CALL, "4")
+        await managed.advance(1)
+        del managed.broker.held[CALL]  # nobody knows why
+        for _ in range(8):
+            await managed.advance(1)
+        row = managed.row(second.id)
+        assert (row.status, row.quantity) == (PositionStatus.OPEN, Decimal(4))
+        assert f"unexplained:{second.id}" in managed.rows.alarms

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil, floor
+from typing import NamedTuple
 
 from exitguard.core.instrument import Instrument, InstrumentType
 from exitguard.core.quote import Quote
@@ -72,8 +73,7 @@ class UnderlyingState:
     stress: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class ModelContract:
+class ModelContract(NamedTuple):
     """A contract as the model needs it: strike in dollars, expiry in Unix time, tick from 3 dollars up in cents."""
 
     symbol: str
@@ -135,7 +135,7 @@ class OptionModel:
 
     def years_left(self, instrument: Instrument, at: datetime) -> float:
         """Years to the close of the expiry's session, at least a minute."""
-        return _years(self.contract(instrument), at.timestamp())
+        return _years(self.contract(instrument).expires_at, at.timestamp())
 
     def volatility(self, instrument: Instrument, state: UnderlyingState, years: float) -> float:
         """Implied volatility of a contract with `years` to live."""
@@ -150,7 +150,7 @@ class OptionModel:
     def value(self, instrument: Instrument, state: UnderlyingState, at: datetime) -> OptionValue:
         """Fair value with greeks."""
         contract = self.contract(instrument)
-        terms = self._terms(_years(contract, at.timestamp()), state)
+        terms = self._terms(_years(contract.expires_at, at.timestamp()), state)
         price, d1, sigma = self._price(contract, state.spot, terms)
         d2 = d1 - sigma * terms.root
         density = math.exp(-0.5 * d1 * d1) / _SQRT_TWO_PI
@@ -190,13 +190,13 @@ class OptionModel:
         expires_at = years = root = atm = discount = wide = 0.0
         # The arithmetic of `_price`, `_volatility` and `_on_ticks` in one piece: hundred thousands go by in a second
         # of a market at full speed, and each call would cost as much as what it does.
-        for contract in contracts:
-            if contract.expires_at != expires_at:
-                expires_at = contract.expires_at
-                terms = self._terms(_years(contract, now), state)
+        for symbol, is_call, strike, expires, log_strike, large_tick, depth in contracts:
+            if expires != expires_at:
+                expires_at = expires
+                terms = self._terms(_years(expires, now), state)
                 years, root, atm, discount = terms.years, terms.root, terms.atm, terms.discount
                 wide = widening * (shape.expiry_day_widening if years < _ONE_DAY_YEARS else 1.0)
-            away = contract.log_strike - log_spot
+            away = log_strike - log_spot
             x = away / (atm * root)
             if x > 3.0:
                 x = 3.0
@@ -209,10 +209,9 @@ class OptionModel:
                 sigma = 0.03
             width = sigma * root
             d1 = ((rate + 0.5 * sigma * sigma) * years - away) / width
-            strike = contract.strike
             discounted = strike * discount
             fair = 0.5 * (spot * (1.0 + erf(d1 * _ROOT_HALF)) - discounted * (1.0 + erf((d1 - width) * _ROOT_HALF)))
-            if contract.is_call:
+            if is_call:
                 inner = spot - strike
             else:
                 fair += discounted - spot
@@ -223,19 +222,19 @@ class OptionModel:
                 fair = 0.0
             half = (least + fraction * fair) * wide
             # In cents: the bid down and the ask up to the contract's tick; no bid where it is all but worthless.
-            tick = 1 if fair < 3.0 else contract.large_tick
+            tick = 1 if fair < 3.0 else large_tick
             middle = fair * 100.0
             ask = ceil((middle + half) / tick - 1e-9) * tick
             if ask < tick:
                 ask = tick
             bid = floor((middle - half) / tick + 1e-9) * tick
-            size = int(contract.depth / ((1.0 + (d1 if d1 > 0.0 else -d1)) * thinning)) or 1
+            size = int(depth / ((1.0 + (d1 if d1 > 0.0 else -d1)) * thinning)) or 1
             if bid < 1 or fair < zero_below:
-                made.append(Quote(contract.symbol, none, prices[ask], at, 0, size))
+                made.append(Quote(symbol, none, prices[ask], at, 0, size))
             else:
                 if ask <= bid:
                     ask = bid + tick
-                made.append(Quote(contract.symbol, prices[bid], prices[ask], at, size, size))
+                made.append(Quote(symbol, prices[bid], prices[ask], at, size, size))
         return made
 
     def _terms(self, years: float, state: UnderlyingState) -> _Terms:
@@ -261,5 +260,5 @@ class OptionModel:
         return max(call - spot + discounted, strike - spot, 0.0), d1, sigma
 
 
-def _years(contract: ModelContract, now: float) -> float:
-    return max(_SHORTEST_YEARS, (contract.expires_at - now) / _SECONDS_A_YEAR)
+def _years(expires_at: float, now: float) -> float:
+    return max(_SHORTEST_YEARS, (expires_at - now) / _SECONDS_A_YEAR)

@@ -2,9 +2,12 @@
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import islice
+
+import msgspec
+from msgspec.structs import replace
 
 from exitguard.core.quote import Quote
 from exitguard.core.session import NEW_YORK
@@ -16,8 +19,7 @@ _DAYS_KEPT = 1_000
 _MINUTE = timedelta(minutes=1)
 
 
-@dataclass(slots=True)
-class Trade:
+class Trade(msgspec.Struct, gc=False):
     """One print: dollars a share, shares or contracts.
 
     `update` says what became of it: "canceled", "incorrect" (another one took its place), "corrected" (it took the
@@ -37,8 +39,7 @@ class Trade:
         return self.update not in ("canceled", "incorrect")
 
 
-@dataclass(slots=True)
-class Bar:
+class Bar(msgspec.Struct, gc=False):
     """Open, high, low, close in dollars, volume in shares, number of trades and traded value from `start` on."""
 
     symbol: str

@@ -6,13 +6,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
+import msgspec
+
 from exitguard.core.quote import Quote
 
 _PRICES_KEPT = 1 << 14
 
 
-@dataclass(slots=True)
-class Tick:
+class Tick(msgspec.Struct, gc=False):
     """One instrument's new quote, with the trade that came with it.
 
     `quote` is what orders match against, `quote.last` the price of the trade when `trade_size` (shares) is positive.
