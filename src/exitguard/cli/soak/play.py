@@ -3,7 +3,7 @@
 import asyncio
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
@@ -21,9 +21,12 @@ from exitguard.store.operator import Operator
 from exitguard.store.schema import as_owner
 
 Say = Callable[[str], None]
-# Wall seconds that all managers together may take to start, and for a minute of market time.
-_START_PATIENCE = 900.0
-_MINUTE_PATIENCE = 300.0
+# Wall seconds that the managers of a process may take to start.
+_START_PATIENCE = 300.0
+# Wall seconds after which a minute goes on without those that have not swept yet, and the market time that nobody may
+# be behind: a sweep whose heartbeat met a database that stumbled is only repeated in the next minute.
+_LATE_SECONDS = 20.0
+_LATEST = timedelta(minutes=5)
 # Market minutes without faults until the books must agree with the exchange.
 _SETTLING = 15
 _LOOK = 0.02
@@ -45,7 +48,7 @@ class SoakSizes:
     accounts: int = 200
     positions: int = 50
     minutes: int = 60
-    processes: int = 2
+    processes: int = 8
     seed: int = 1
 
     @property
@@ -127,9 +130,10 @@ class Soak:
     async def run(self) -> None:
         """Play the minutes, let everything settle, and compare."""
         sizes, result, venue = self._sizes, self._result, self._house.venue
+        # One after the other: two hundred accounts that start at once would starve each other.
         for number in range(sizes.processes):
             self._managers.running.append(await self._managers.start(number))
-        await self._swept(None)
+            await self._there(self._managers.shares[number])
         self._say(f"{sizes.accounts} accounts are managed by {sizes.processes} processes; {sizes.minutes} minutes")
         faults = await switch_on(venue, sizes.seed)
         for minute in range(1, sizes.minutes + 1):
@@ -161,21 +165,40 @@ class Soak:
         self._now = await self._house.venue.advance(self._now + timedelta(minutes=1))
         await self._swept(self._now)
 
-    async def _swept(self, moment: datetime | None) -> None:
-        """Wait until every manager has swept at `moment`; None: until every one is there at all."""
-        patience = _START_PATIENCE if moment is None else _MINUTE_PATIENCE
-        waiting, deadline = set(self._house.sizes.names), time.monotonic() + patience
+    async def _there(self, names: Sequence[str]) -> None:
+        """Wait until these accounts have swept for the first time; time goes on slowly, so that a sweep is repeated."""
+        deadline = time.monotonic() + _START_PATIENCE
+        while behind := [name for name in names if name not in await self._beats()]:
+            if time.monotonic() > deadline:
+                some = ", ".join(behind[:5])
+                raise BenchFailed(f"{len(behind)} managers did not start within {_START_PATIENCE:g} s: {some}")
+            self._managers.check()
+            await asyncio.sleep(_LOOK)
+            if time.monotonic() > deadline - _START_PATIENCE + _LATE_SECONDS:
+                await self._advance()
+
+    async def _swept(self, moment: datetime) -> None:
+        """Wait until every manager has swept at `moment`, or go on without a few that are not far behind."""
+        late = time.monotonic() + _LATE_SECONDS
+        running = {name for share in self._managers.shares[: len(self._managers.running)] for name in share}
         while True:
-            for beat in await self._ledger.heartbeats():
-                if beat["component"] == "manager" and (moment is None or beat["venue_time"] >= moment):
-                    waiting.discard(beat["account_name"])
-            if not waiting:
+            beats = await self._beats()
+            behind = sorted(name for name in running if name in beats and beats[name] < moment)
+            if not behind:
                 return
             self._managers.check()
-            if time.monotonic() > deadline:
-                some = ", ".join(sorted(waiting)[:5])
-                raise BenchFailed(f"{len(waiting)} managers did not sweep within {patience:g} s: {some}")
+            if time.monotonic() > late:
+                lost = [name for name in behind if moment - beats[name] > _LATEST]
+                if lost:
+                    raise BenchFailed(f"{len(lost)} managers have not swept for {_LATEST}: {', '.join(lost[:5])}")
+                self._result.late += len(behind)
+                return
             await asyncio.sleep(_LOOK)
+
+    async def _beats(self) -> dict[str, datetime]:
+        """Market time of each manager's newest heartbeat."""
+        found = await self._ledger.heartbeats()
+        return {beat["account_name"]: beat["venue_time"] for beat in found if beat["component"] == "manager"}
 
     async def _events(self) -> None:
         """What happens behind our back: cuts, closes by hand, and purchases by hand that keep the house full."""

@@ -13,7 +13,10 @@ _LEAST_SAMPLES = 8
 
 @dataclass(slots=True)
 class SoakResult:
-    """One soak. Megabytes are millions of bytes; `memory` are a manager's samples, one a minute, by process."""
+    """One soak. Megabytes are millions of bytes; `memory` are a manager's samples, one a minute, by process.
+
+    `late` counts sweeps whose heartbeat came a minute later than it should.
+    """
 
     accounts: int
     positions: int
@@ -29,6 +32,7 @@ class SoakResult:
     events: int = 0
     wall_seconds: float = 0.0
     settled_minutes: int = 0
+    late: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     memory: dict[str, list[float]] = field(default_factory=dict)
     lost: int = 0
@@ -82,6 +86,7 @@ def rows(body: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("faults injected", f"{sum(body['faults'].values()):,}"),
         ("lost", f"{body['lost']:,}"),
         ("done twice", f"{body['twice']:,}"),
+        ("sweeps a minute late", f"{body['late']:,} of {body['accounts'] * body['played']:,}"),
         ("left unfinished", f"{body['unfinished']:,}"),
         ("broken chains of events", f"{body['broken_chains']:,}"),
         ("events in the ledger", f"{body['events']:,}"),
