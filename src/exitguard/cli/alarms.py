@@ -54,13 +54,16 @@ def alarms(
 
 def _print(found: list[Any], body: list[dict[str, Any]]) -> None:
     remedies = {each["kind"]: each["do"] for each in body}
-    emit(f"{len(found)} alarms are on" if found else "no alarm is on")
+    emit(f"alarms that are on: {len(found)}" if found else "no alarm is on")
     for row in found:
         emit(f"  - {row['account_name']}: {row['kind']}: {row['message']}")
     for kind in Counter(row["kind"] for row in found):
         emit(f"  {kind}: {remedies.get(kind, 'see the message')}")
     emit("")
-    rows = ((each["kind"], _shown(each), each["when"]) for each in body)
+    rows = (
+        (each["key"] if each["key"].startswith(f"{each['kind']}:") else each["kind"], _shown(each), each["when"])
+        for each in body
+    )
     emit_table(("alarm", "threshold", "when"), rows)
 
 

@@ -49,8 +49,8 @@ async def open_endpoint(listen: str | None, fleet: Fleet) -> AsyncIterator[str |
             if error.errno != errno.EADDRINUSE:
                 reason = f"watch.listen: cannot listen on {listen}: {error.strerror or error}"
                 raise CommandFailed(reason, Exit.CANNOT_WRITE) from error
-            structlog.get_logger().error(
-                "HEALTH ENDPOINT IS NOT SERVED: another process has its port, waiting for it", listen=listen
+            structlog.get_logger().warning(
+                "Health endpoint not served: another process has its port, waiting for it", listen=listen
             )
             address, waiting = None, asyncio.create_task(_wait_for_port(runner, listen), name="health endpoint")
         yield address

@@ -264,6 +264,8 @@ class AccountManager:
         await self.poll_safely()
         await self._quotes_for_the_blind()
         self.streams.tell_long_down()
+        if not self.context.options.stepped:  # there a sweep follows at once
+            self.watcher.watch_protection()
 
     async def sweep(self) -> datetime:
         """Once a minute: evaluate everything, write all marks in one statement, beat the heart; returns its moment.

@@ -244,6 +244,13 @@ class Watcher:
             )
         )
 
+    def watch_protection(self) -> None:
+        """Let every position's protection state say what is true now, between sweeps too."""
+        now = self._context.clock.now()
+        for tracked in list(self._context.positions.values()):
+            if tracked.record.status is not PositionStatus.CLOSED:
+                self._watch_protection(tracked, now)
+
     def _watch_protection(self, tracked: Tracked, now: datetime) -> None:
         """Keep the state and its clock; a naked position past its threshold is an alarm."""
         record, context = tracked.record, self._context

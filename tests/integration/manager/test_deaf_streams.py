@@ -11,11 +11,11 @@ import pytest
 from tests.support.floor import Floor, open_floor
 from tests.support.managed import Managed, Venue
 
-from exitguard.broker.port import Priority, StreamUp
+from exitguard.broker.port import BrokerRefused, Priority, StreamUp
 from exitguard.core.orders import OrderClass, OrderRequest, OrderSide, OrderType, PositionIntent, TimeInForce
 from exitguard.core.policy import Policy
 from exitguard.core.quote import Quote
-from exitguard.core.records import CloseReason
+from exitguard.core.records import CloseReason, Protection
 from exitguard.manager.ear import PATIENCE, RECONNECT_LOOKS
 from exitguard.manager.vitals import WatchLimits
 from exitguard.paper.server.app import PaperServer
@@ -91,6 +91,32 @@ async def test_f98_rest_quotes_are_acted_on_while_the_quote_socket_is_silent_and
         row = await managed.closed(position)
         assert row.close_reason is CloseReason.STOP_LOSS
         assert managed.market.suspected == {"AAPL"}
+
+
+async def test_the_protection_state_follows_the_broker_and_the_quotes_within_seconds_not_at_the_next_sweep() -> None:
+    managed = Managed(Venue(), policy=Policy(min_hold_minutes=0, missing_bracket_grace_seconds=3600), real_clock=True)
+    async with managed:
+        await managed.price("AAPL", "100")
+        position = await managed.enter("AAPL", bracket=("90", "120"))
+        await managed.until(lambda: managed.row(position.id).bracket_order_accepted, "the bracket is seen")
+        submit = managed.broker.submit
+
+        async def no_oco(request, priority=None):  # type: ignore[no-untyped-def]
+            if request.order_class is OrderClass.OCO:
+                managed.broker.next_submits(BrokerRefused(422, 42210000, "complex orders are not available"))
+            return await submit(request)
+
+        managed.broker.submit = no_oco  # type: ignore[method-assign]
+        managed.trades.mute = True
+        stop_id = managed.row(position.id).stop_order_id
+        assert stop_id is not None
+        await managed.broker.cancel(stop_id)
+        await managed.until(lambda: managed.row(position.id).protection is Protection.NAKED, "told by a poll")
+        managed.broker.submit = submit  # type: ignore[method-assign]
+        async with asyncio.timeout(30):
+            while managed.row(position.id).protection is not Protection.PROTECTED:
+                await managed.price("AAPL", "100")  # quotes that go on, each is a look
+                await asyncio.sleep(0.01)
 
 
 @pytest.fixture
