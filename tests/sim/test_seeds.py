@@ -28,6 +28,7 @@ ONCE_FAILED = {
     10454: "an adoption from positions that lagged their fills saw a turn that never was, and booked it twice",
     10633: "a manager that had stood still for minutes went on by its journal while another held the lease",
     31135: "the exercise of an earlier position of the day was booked for the next one, too",
+    9000088: "after a long outage a process went on by its journal until its next renewal, beside another",
     9000205: "the judge expected something to be left of a position that an exercise had turned around",
     31924: "both parts of the fill that turned a position had one id, and the part found later was lost",
     31669: "an entry against what was held made a second row of the contract, and neither could be closed",

@@ -32,6 +32,8 @@ from exitguard.store.port import AccountStore, Lease, LeaseLost, StoreError, Sto
 log = structlog.get_logger()
 
 COMMIT_SECONDS = 1.0
+# How long a decision waits for a database that does not answer, to learn whether another process has the lease.
+_LOOK_SECONDS = 0.25
 _DRAIN_COMMIT_SECONDS = 10.0
 _RETRY_FIRST = 0.1
 _RETRY_LAST = 2.0
@@ -81,6 +83,8 @@ class JournaledStore:
         self._lost: LeaseLost | None = None
         # Until when, on the loop's clock, nobody else can have taken the lease; None while none was taken here.
         self._sure_until: float | None = None
+        # The lease as the database knows it, how long it was asked for, and when it ends there unless renewed.
+        self._held: tuple[Lease, timedelta, float] | None = None
         self.refused: list[tuple[Batch, StoreError]] = []
         self._waiting = deque(_read(record) for record in journal.records())
 
@@ -127,6 +131,7 @@ class JournaledStore:
                 else:
                     return
             self._require_lease()
+            await self._ask_for_successor()
             try:
                 await self._append(_Waiting(batch, operations))
             except JournalError as error:
@@ -143,6 +148,24 @@ class JournaledStore:
                 "the database is away, and this process stood still for longer than its lease: another may hold it, so"
                 " nothing is decided until the database answers"
             )
+
+    async def _ask_for_successor(self) -> None:
+        """Once the lease has ended in the database, the first process that reaches it there may take it (I12).
+
+        So whoever decides by its journal looks each time whether the database is back: another may have been quicker.
+        Raises LeaseLost.
+        """
+        if self._held is None or asyncio.get_running_loop().time() <= self._held[2]:
+            return
+        lease, ttl, _ = self._held
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await self._inner.renew_lease(lease, ttl)
+        except (StoreUnavailable, TimeoutError):
+            return
+        except LeaseLost as error:
+            self._lost = error
+            raise
 
     async def _append(self, waiting: _Waiting) -> None:
         def work() -> None:
@@ -254,6 +277,7 @@ class JournaledStore:
         asked = asyncio.get_running_loop().time()
         lease = await self._inner.acquire_lease(holder, ttl, component)
         self._sure_until = asked + ttl.total_seconds()
+        self._held = lease, ttl, self._sure_until
         self._epoch = lease.epoch
         self._lost = None
         await self._write_left_behind()
@@ -283,6 +307,7 @@ class JournaledStore:
                 self._sure_until = asked + ttl.total_seconds()
             raise StoreUnavailable(str(error) or "the database did not renew the lease in time") from error
         self._sure_until = asked + ttl.total_seconds()
+        self._held = renewed, ttl, self._sure_until
         return renewed
 
     def surely_leased(self) -> bool:
@@ -294,7 +319,7 @@ class JournaledStore:
         with contextlib.suppress(StoreUnavailable):
             await self.settle()
         await self._inner.release_lease(lease)
-        self._epoch = self._sure_until = None
+        self._epoch = self._sure_until = self._held = None
 
     async def bind_account_number(self, number: str, tier: str, mode: str) -> None:
         """Bind the broker's account number. Raises AccountMismatch."""
