@@ -116,7 +116,7 @@ class Venue:
                 if answer.status >= 400 and answer.status not in allow:
                     raise VenueFailed(f"{method} {url}: HTTP {answer.status} {raw[:200]!r}")
                 return orjson.loads(raw) if raw else None
-        except (aiohttp.ClientError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
             raise VenueFailed(f"{method} {url}: {error or type(error).__name__}") from error
 
     def _admin(self, path: str) -> str:
