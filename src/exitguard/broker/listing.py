@@ -20,7 +20,7 @@ MAX_PAGES = 200
 SYMBOLS_IN_QUERY = 100
 MAX_REPORTED = 20
 # Rows decoded before others get a turn: about a millisecond's work.
-DECODED_AT_ONCE = 100
+DECODED_AT_ONCE = 20
 
 _MICROSECOND = timedelta(microseconds=1)
 

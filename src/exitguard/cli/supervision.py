@@ -341,6 +341,7 @@ class AccountUnit:
         # What has been loaded so far lives long: no later collection of garbage has to walk through it.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(2_000, 20, 200)
 
     def _select_policy(self, strategy: str, instrument: Instrument) -> Policy:
         return self._settings.select_policy(self._account, strategy, instrument)

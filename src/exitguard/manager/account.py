@@ -43,6 +43,7 @@ from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.fills import count_in
 from exitguard.manager.lifecycle import Lifecycle
+from exitguard.manager.pieces import in_pieces
 from exitguard.manager.reconciler import Reconciler
 from exitguard.manager.requests import BOOK_VERBS, Desk
 from exitguard.manager.restorer import Restorer
@@ -142,7 +143,7 @@ class AccountManager:
         return context.clock.now() if f"blind:{record.id}" in context.alarms.active else None
 
     async def _recover_intent(self, intent: IntentRecord) -> None:
-        """Find out what became of a reduction or a restoration; what still works is taken back, and looked at anew."""
+        """Find out what became of an order without a close; what still works is taken back, and looked at anew."""
         context = self.context
         order: BrokerOrder | None = None
         for lookup in range(RECOVERY_LOOKUPS):
@@ -155,12 +156,16 @@ class AccountManager:
             gone = replace(intent, status=IntentStatus.REJECTED, detail="never arrived")
             context.ledger.post(context.put_intent(gone))
             return
+        tracked = context.positions.get(intent.position_id or 0)
+        if intent.purpose is IntentPurpose.CLOSE and tracked is not None:
+            tracked.armed = (
+                intent  # the process ended before the row said so: what it sent is followed as a close of ours
+            )
         self._lifecycle.apply_order(order, None, now, "orders")
         if intent.purpose is not IntentPurpose.REDUCE:
             return
         if order.is_open:
             await context.broker.cancel(order.id, Priority.EXIT)
-        tracked = context.positions.get(intent.position_id or 0)
         if tracked is not None and order.filled_qty > 0:
             tracked.record = replace(tracked.record, scaled_out=True)
             context.ledger.post(PutPosition(tracked.record))
@@ -202,15 +207,19 @@ class AccountManager:
             await self._discover(patient=patient)
             self.streams.watch_symbols()  # quotes of a new position must not wait for the broker's other answers
             await self.reconciler.poll(patient=patient)
-            for tracked in list(self.context.positions.values()):
-                if tracked.closer is not None:
-                    continue
-                if tracked.holding.is_flat:
-                    await self._lifecycle.finish_foreign(tracked)
-                elif patient and tracked.record.status is PositionStatus.CLOSING:
-                    # No close may be without somebody who drives it, whatever became of its task.
-                    self._closer.resume(tracked, self.context.intents.get(tracked.record.close_client_order_id or ""))
+            async for piece in in_pieces(list(self.context.positions.values())):
+                for tracked in piece:
+                    await self._finish_or_resume(tracked, patient=patient)
             self.streams.watch_symbols()
+
+    async def _finish_or_resume(self, tracked: Tracked, *, patient: bool) -> None:
+        """Close the books of what others ended; no close may be without somebody who drives it."""
+        if tracked.closer is not None or tracked.record.id not in self.context.positions:
+            return
+        if tracked.holding.is_flat:
+            await self._lifecycle.finish_foreign(tracked)
+        elif patient and tracked.record.status is PositionStatus.CLOSING:
+            self._closer.resume(tracked, self.context.intents.get(tracked.record.close_client_order_id or ""))
 
     async def _discover(self, *, patient: bool) -> None:
         """Turn filled entries of `dispatch_executions` into positions; a bad row does not stop its neighbours (F60).
@@ -335,11 +344,13 @@ class AccountManager:
 
     async def _quotes_for_the_blind(self) -> None:
         context, now = self.context, self.context.clock.now()
-        symbols = {
-            tracked.record.symbol
-            for tracked in context.positions.values()
-            if tracked.blind_since is not None or self._is_old(tracked, now)
-        }
+        symbols: set[str] = set()
+        async for piece in in_pieces(list(context.positions.values())):
+            symbols.update(
+                tracked.record.symbol
+                for tracked in piece
+                if tracked.blind_since is not None or self._is_old(tracked, now)
+            )
         symbols.update(self.streams.unheard(now))
         if not symbols:
             return

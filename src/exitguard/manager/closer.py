@@ -34,7 +34,9 @@ from exitguard.core.records import (
     IntentPurpose,
     IntentRecord,
     IntentStatus,
+    Operation,
     PositionStatus,
+    PutIntent,
     PutPosition,
 )
 from exitguard.manager.armer import disarm
@@ -116,7 +118,7 @@ class Closer:
         context.spawn(self._send(request, outcome), f"order {request.client_order_id}")
         tracked.armed, tracked.armed_request = None, None
         intent = evolve(armed, status=IntentStatus.INTENDED, created_at=now)
-        context.ledger.post(context.put_intent(intent))
+        context.put_intent(intent)  # written with the row: alone it would look like a close that others began
         return _Launch(request, intent, outcome, view)
 
     async def _send(self, request: OrderRequest, outcome: asyncio.Future[SubmitResult]) -> None:
@@ -143,7 +145,9 @@ class Closer:
                 tracked.record, close_attempt=state.attempt, close_client_order_id=request.client_order_id
             )
             tracked.launched = False
-            self._tell(tracked, decision, qty, now)
+            # If an update was faster, what it made of the intent is noted already.
+            known = self._context.intents.get(request.client_order_id)
+            self._tell(tracked, decision, qty, now, *([PutIntent(launch.intent)] if known is launch.intent else ()))
         await self._guard(tracked, state, launch)
 
     async def _landed(self, tracked: Tracked, launch: _Launch) -> Observation:
@@ -160,13 +164,14 @@ class Closer:
 
     # Telling ------------------------------------------------------------------------------------------------------
 
-    def _tell(self, tracked: Tracked, decision: Decision, qty: Decimal, at: datetime) -> None:
+    def _tell(self, tracked: Tracked, decision: Decision, qty: Decimal, at: datetime, *more: Operation) -> None:
         if decision.rule is None:
             raise AssertionError("a close without a rule")
         context = self._context
         context.ledger.post(
             PutPosition(tracked.record),
             AppendEvent(EventType.EXIT_TRIGGERED, at, decision.explain(), tracked.record.id),
+            *more,
         )
         context.log.warning(
             f"EXIT TRIGGERED: {decision.rule.value}",

@@ -118,6 +118,11 @@ class AccountContext:
             return None
         return next((p for p in marks.positions if side is None or p.record.side is side), None)
 
+    def held(self, symbol: str) -> Decimal:
+        """What we hold of a contract, negative when short."""
+        marks = self.marks.get(symbol)
+        return sum((tracked.signed_qty for tracked in marks.positions), Decimal(0)) if marks is not None else Decimal(0)
+
     def add(self, tracked: Tracked) -> None:
         """Take a position under management."""
         self.positions[tracked.record.id] = tracked

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PIECE = 50
+# From a quote to its order the event loop turns a few times, and may do a piece at each turn.
+PIECE = 10
 
 
 async def in_pieces(items: Sequence[T], size: int = PIECE) -> AsyncIterator[Sequence[T]]:

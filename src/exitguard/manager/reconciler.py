@@ -80,31 +80,40 @@ class Reconciler:
             for tracked in piece:
                 if tracked.record.id in context.positions:
                     self._look_at(tracked, readable.get(tracked.record.symbol), asked_at, now)
-        ours: dict[str, Decimal] = {}
-        for tracked in context.positions.values():
-            symbol = tracked.record.symbol
-            ours[symbol] = ours.get(symbol, Decimal(0)) + tracked.signed_qty
-        self.findings = compare(ours, {symbol: position.qty for symbol, position in readable.items()})
+        self.findings = await self._compare(readable)
         if not whole:
             # What is missing from such an answer proves nothing (I11); what is in it may still be adopted.
             self.findings = [f for f in self.findings if f.kind is not FindingKind.PHANTOM]
-        await self._order_watch.look({*ours, *readable}, now)
+        await self._order_watch.look({*context.marks.symbols, *readable}, now)
+        await asyncio.sleep(0)
         await self._act(readable, now, patient=patient, mass_change_accepted=mass_change_accepted)
 
     async def _restate(self, theirs: dict[str, BrokerPosition], *, whole: bool, patient: bool) -> None:
         """Take splits and new symbols for what they are, before anything else is compared."""
         context = self._context
-        for tracked in list(context.positions.values()):
-            seen = theirs.get(tracked.record.symbol)
-            if seen is not None and seen.qty == tracked.signed_qty:
-                self._corporate.agreed(tracked)
-            else:
-                await self._corporate.split(tracked, seen, looks=LOOKS if patient else 1)
+        async for piece in in_pieces(list(context.positions.values())):
+            for tracked in piece:
+                if tracked.record.id not in context.positions:
+                    continue
+                seen = theirs.get(tracked.record.symbol)
+                if seen is not None and seen.qty == tracked.signed_qty:
+                    self._corporate.agreed(tracked)
+                else:
+                    await self._corporate.split(tracked, seen, looks=LOOKS if patient else 1)
         if not whole:
             return  # nothing is known to be missing
         for symbol, position in theirs.items():
             if context.on_symbol(symbol) is None:
                 await self._corporate.renamed(position, theirs)
+
+    async def _compare(self, theirs: dict[str, BrokerPosition]) -> list[Finding]:
+        """Compare what is held of each contract, here and at the broker; sorted by symbol."""
+        context = self._context
+        findings: list[Finding] = []
+        async for symbols in in_pieces(sorted({*context.marks.symbols, *theirs})):
+            held = {symbol: context.held(symbol) for symbol in symbols}
+            findings += compare(held, {symbol: theirs[symbol].qty for symbol in symbols if symbol in theirs})
+        return findings
 
     def _look_at(self, tracked: Tracked, seen: BrokerPosition | None, asked_at: datetime, now: datetime) -> None:
         """Take over what the broker says of one position; `seen` is None when it lists none."""
