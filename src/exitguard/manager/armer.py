@@ -47,14 +47,17 @@ class Armer:
 
     async def follow(self) -> None:
         """Arm whatever changed, until cancelled. Raises LeaseLost."""
-        context = self._context
+        context, told = self._context, False
         while True:
             await context.unarmed_news.wait()
             context.unarmed_news.clear()
             try:
                 await self.arm()
+                told = False
             except StoreUnavailable as error:
-                context.log.warning("positions not armed, trying again", reason=str(error))
+                if not told:
+                    context.log.warning("positions not armed, trying again until they are", reason=str(error))
+                told = True
                 context.unarmed_news.set()
                 await asyncio.sleep(RETRY_SECONDS)
             await asyncio.sleep(PAUSE_SECONDS)
@@ -63,6 +66,7 @@ class Armer:
         """Commit what the changed positions need. Raises StoreUnavailable and LeaseLost; then they stay to be armed."""
         context = self._context
         while context.unarmed:
+            self._require_database()
             chosen = [context.unarmed.popitem()[1] for _ in range(min(BATCH, len(context.unarmed)))]
             operations: list[Operation] = []
             requests: list[tuple[Tracked, OrderRequest]] = []
@@ -75,16 +79,41 @@ class Armer:
                 continue
             try:
                 await context.ledger.commit(*operations)
+                self._require_database()
             except StoreUnavailable:
                 context.unarmed.update({tracked.record.id: tracked for tracked in chosen})
                 raise
             except StoreRejected as error:
-                context.log.error("positions cannot be armed, their closes are committed first", reason=str(error))
+                await self._arm_singly(requests, error)
                 continue
             for tracked, request in requests:
                 # Unless something has come between, which arms it anew or sends that id another way.
                 if tracked.armed is not None and tracked.armed.client_order_id == request.client_order_id:
                     tracked.armed_request = request
+
+    def _require_database(self) -> None:
+        """Raises StoreUnavailable while what is committed may get no further than the journal: it arms nothing."""
+        if not self._context.ledger.store.surely_leased():
+            raise StoreUnavailable("the lease is in doubt, or the database is away")
+
+    async def _arm_singly(self, requests: list[tuple[Tracked, OrderRequest]], cause: StoreRejected) -> None:
+        """One position that the database refuses must not keep its neighbours unarmed (F60)."""
+        context = self._context
+        for tracked, request in requests:
+            armed = tracked.armed
+            if armed is None or armed.client_order_id != request.client_order_id:
+                continue
+            try:
+                await context.ledger.commit(PutIntent(armed))
+                self._require_database()
+                if tracked.armed is armed:
+                    tracked.armed_request = request
+            except StoreRejected:
+                context.log.error(
+                    "position cannot be armed, its close is committed first",
+                    position=tracked.record.id,
+                    reason=str(cause),
+                )
 
     def _wanted(self, tracked: Tracked) -> OrderRequest | None:
         """The order that should be armed; None when it is, and for a position that is closing or closed."""
@@ -151,7 +180,13 @@ def recognise(context: AccountContext, tracked: Tracked, order: BrokerOrder, now
     tracked.armed, tracked.armed_request = None, None
     context.ledger.post(context.put_intent(replace(armed, status=IntentStatus.WORKING, broker_order_id=order.id)))
     if tracked.is_closing:
-        return  # that close has begun anew meanwhile, and finds the order among those of the contract
+        # That close has begun anew meanwhile, and takes the order for its own.
+        tracked.record = replace(
+            tracked.record,
+            close_attempt=max(tracked.record.close_attempt, armed.attempt),
+            close_client_order_id=armed.client_order_id,
+        )
+        return
     reason = _reason(context, tracked, order, now)
     tracked.record = replace(
         tracked.record,

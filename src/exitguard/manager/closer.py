@@ -34,7 +34,6 @@ from exitguard.core.records import (
     IntentPurpose,
     IntentRecord,
     IntentStatus,
-    Operation,
     PositionStatus,
     PutIntent,
     PutPosition,
@@ -45,7 +44,7 @@ from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
-from exitguard.store.port import LeaseLost, StoreError, StoreUnavailable
+from exitguard.store.port import LeaseLost, StoreError, StoreRejected, StoreUnavailable
 
 # A broker answer about the quantity is good for the unquestioned first attempt for this long (venue or real seconds).
 CLEAR_FOR = timedelta(seconds=15)
@@ -57,11 +56,11 @@ _NO_STREAK = WideStreak()
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """An armed order on its way. `view` is the look on which it was sent."""
+    """An armed order on its way. `view` is the look on which it was sent; `outcome` is None when it was held back."""
 
     request: OrderRequest
     intent: IntentRecord
-    outcome: asyncio.Future[SubmitResult]
+    outcome: asyncio.Future[SubmitResult | None]
     view: Context
 
 
@@ -109,21 +108,27 @@ class Closer:
         Nothing but what that takes is done before it is on its way.
         """
         context, armed, request = self._context, tracked.armed, tracked.armed_request
-        if armed is None or request is None or tracked.record.close_attempt or request.qty != tracked.holding.qty:
+        if armed is None or request is None or tracked.record.close_attempt:
             return None
+        if request.qty != tracked.holding.qty or request.symbol != tracked.record.symbol:
+            return None  # not armed anew yet
         view = self._view(tracked, first=True)
         if not closing.goes_plain(tracked.holding.instrument, view) or not context.ledger.store.surely_leased():
             return None
-        outcome: asyncio.Future[SubmitResult] = asyncio.get_running_loop().create_future()
-        context.spawn(self._send(request, outcome), f"order {request.client_order_id}")
+        outcome: asyncio.Future[SubmitResult | None] = asyncio.get_running_loop().create_future()
+        context.spawn(self._send(tracked, request, outcome), f"order {request.client_order_id}")
         tracked.armed, tracked.armed_request = None, None
         intent = evolve(armed, status=IntentStatus.INTENDED, created_at=now)
         context.put_intent(intent)  # written with the row: alone it would look like a close that others began
         return _Launch(request, intent, outcome, view)
 
-    async def _send(self, request: OrderRequest, outcome: asyncio.Future[SubmitResult]) -> None:
+    async def _send(
+        self, tracked: Tracked, request: OrderRequest, outcome: asyncio.Future[SubmitResult | None]
+    ) -> None:
         try:
-            outcome.set_result(await self._context.broker.submit(request, Priority.EXIT))
+            # Fills, or much else that was due, may have come first: look once more (I1, I12).
+            sure = tracked.holding.qty >= request.qty and self._context.ledger.store.surely_leased()
+            outcome.set_result(await self._context.broker.submit(request, Priority.EXIT) if sure else None)
         except Exception as error:
             outcome.set_exception(error)  # for whoever follows the close
         finally:
@@ -135,45 +140,49 @@ class Closer:
         if decision.rule is None:
             raise AssertionError("a close without a rule")
         now, request = launch.view.now, launch.request
-        qty = request.qty
-        try:
-            await asyncio.sleep(HEAD_START)
-        finally:
-            self._begin(tracked, decision, Decimal(0), now)
-            state = closing.sent(self._state(tracked, decision.rule, Decimal(0)), request, launch.view)
-            tracked.record = replace(
-                tracked.record, close_attempt=state.attempt, close_client_order_id=request.client_order_id
-            )
-            tracked.launched = False
-            # If an update was faster, what it made of the intent is noted already.
-            known = self._context.intents.get(request.client_order_id)
-            self._tell(tracked, decision, qty, now, *([PutIntent(launch.intent)] if known is launch.intent else ()))
-        await self._guard(tracked, state, launch)
+        await asyncio.sleep(HEAD_START)  # ended here, a successor finds the order as if this process had crashed
+        self._begin(tracked, decision, Decimal(0), now)
+        state = closing.sent(self._state(tracked, decision.rule, Decimal(0)), request, launch.view)
+        tracked.record = replace(
+            tracked.record, close_attempt=state.attempt, close_client_order_id=request.client_order_id
+        )
+        tracked.launched = False
+        self._say(tracked, decision, request.qty)
+        event = AppendEvent(EventType.EXIT_TRIGGERED, now, decision.explain(), tracked.record.id)
+        await self._guard(tracked, state, launch, event)
 
-    async def _landed(self, tracked: Tracked, launch: _Launch) -> Observation:
+    async def _landed(self, tracked: Tracked, launch: _Launch, trigger: AppendEvent) -> Observation:
         """The broker's answer to an armed order, once what the breach changed is written or kept for later."""
+        # If an update was faster, what it made of the intent is noted already.
+        known = self._context.intents.get(launch.request.client_order_id)
+        intent = [PutIntent(launch.intent)] if known is launch.intent else []
         try:
-            await self._context.ledger.commit()
+            await self._context.ledger.commit(PutPosition(tracked.record), trigger, *intent)
         except StoreUnavailable as error:
             self._context.log.error(
                 "a close was sent and is not recorded yet: the database is away",
                 position=tracked.record.id,
                 reason=str(error),
             )
-        return self._answer(tracked, launch.intent, await launch.outcome)
+        # Shielded: whoever gives up waiting must not take the answer from the sender.
+        result = await asyncio.shield(launch.outcome)
+        if result is None:
+            return closing.Failed(self._context.withdraw(launch.intent))
+        return self._answer(tracked, launch.intent, result)
 
     # Telling ------------------------------------------------------------------------------------------------------
 
-    def _tell(self, tracked: Tracked, decision: Decision, qty: Decimal, at: datetime, *more: Operation) -> None:
-        if decision.rule is None:
-            raise AssertionError("a close without a rule")
-        context = self._context
-        context.ledger.post(
+    def _tell(self, tracked: Tracked, decision: Decision, qty: Decimal, at: datetime) -> None:
+        self._context.ledger.post(
             PutPosition(tracked.record),
             AppendEvent(EventType.EXIT_TRIGGERED, at, decision.explain(), tracked.record.id),
-            *more,
         )
-        context.log.warning(
+        self._say(tracked, decision, qty)
+
+    def _say(self, tracked: Tracked, decision: Decision, qty: Decimal) -> None:
+        if decision.rule is None:
+            raise AssertionError("a close without a rule")
+        self._context.log.warning(
             f"EXIT TRIGGERED: {decision.rule.value}",
             position=tracked.record.id,
             symbol=tracked.record.symbol,
@@ -242,13 +251,19 @@ class Closer:
 
     # Driving ----------------------------------------------------------------------------------------------------
 
-    async def _guard(self, tracked: Tracked, state: ClosingState, launch: _Launch | None = None) -> None:
+    async def _guard(
+        self,
+        tracked: Tracked,
+        state: ClosingState,
+        launch: _Launch | None = None,
+        trigger: AppendEvent | None = None,
+    ) -> None:
         """Drive to the end. A defect of ours is an alarm and a new try; the close is never given up."""
         failures = 0
         try:
             while True:
                 try:
-                    await self._drive(tracked, state, launch)
+                    await self._drive(tracked, state, launch, trigger)
                     self._context.alarms.clear(
                         f"closer:{tracked.record.id}", self._context.clock.now(), tracked.record.id
                     )
@@ -279,25 +294,37 @@ class Closer:
         finally:
             tracked.closer = None
 
-    async def _drive(self, tracked: Tracked, state: ClosingState, launch: _Launch | None) -> None:
+    async def _drive(
+        self, tracked: Tracked, state: ClosingState, launch: _Launch | None, trigger: AppendEvent | None
+    ) -> None:
         if tracked.restorer is not None:
             tracked.hurry.set()
             await asyncio.wait([tracked.restorer])  # its order must not appear behind our back
         while True:
-            if launch is not None:
-                seen, launch = await self._landed(tracked, launch), None
+            if launch is not None and trigger is not None:
+                seen, launch = await self._landed(tracked, launch, trigger), None
                 state, effect = closing.advance(state, seen, self._view(tracked, first=False))
             else:
                 state, effect = closing.begin(state, self._view(tracked, first=True))
             while not isinstance(effect, closing.Finish):
                 seen = await self._perform(tracked, state, effect)
                 state = self._taken_over(tracked, replace(state, instrument=tracked.holding.instrument))
+                state = self._recognised(tracked, state)
                 state, effect = closing.advance(state, seen, self._view(tracked, first=False))
             await self._finish(tracked, state)
             if not state.is_reduction or tracked.record.status is not PositionStatus.CLOSING:
                 return
             # A breach came while the end of the reduction was recorded.
             state = self._state(tracked, tracked.record.close_reason or state.reason, Decimal(0))
+
+    def _recognised(self, tracked: Tracked, state: ClosingState) -> ClosingState:
+        """Take an order that an earlier process left armed, and was just seen at the broker, for this close's own."""
+        record = tracked.record
+        if state.request is not None or state.unused_id is not None or record.close_attempt <= state.attempt:
+            return state
+        intent = self._context.intents.get(record.close_client_order_id or "")
+        request = None if intent is None else self._request_from(tracked, intent)
+        return replace(state, attempt=record.close_attempt, request=request)
 
     def _taken_over(self, tracked: Tracked, state: ClosingState) -> ClosingState:
         record = tracked.record
@@ -485,9 +512,14 @@ class Closer:
             request=request_data(request),
         )
         tracked.record = replace(tracked.record, close_attempt=attempt, close_client_order_id=request.client_order_id)
-        await context.ledger.commit(
-            *disarm(tracked, but=request.client_order_id), PutPosition(tracked.record), context.put_intent(intent)
-        )
+        armed = tracked.armed
+        try:
+            await context.ledger.commit(
+                *disarm(tracked, but=request.client_order_id), PutPosition(tracked.record), context.put_intent(intent)
+            )
+        except StoreRejected:
+            tracked.armed = armed  # as it still is in the ledger
+            raise
         if tracked.holding.qty < request.qty:
             return closing.Failed(context.withdraw(intent))  # the quantity is asked for anew (I1)
         result = await context.broker.submit(request, Priority.EXIT)

@@ -444,6 +444,7 @@ class Lifecycle:
             close_deadline=None,
         )
         before, tracked.record = tracked.record, record
+        armed = tracked.armed
         context.remove(tracked)
         context.alarms.clear_position(record.id, now, but=_unrecorded(record))
         try:
@@ -453,6 +454,7 @@ class Lifecycle:
         except StoreRejected as error:
             # Never closed without its history row (F62): it stays under management, flat, and a person is told.
             tracked.record = replace(before, close_attempt=tracked.record.close_attempt)
+            tracked.armed = armed
             context.add(tracked)
             context.alarms.raise_alarm(
                 _unrecorded(record),

@@ -1,5 +1,6 @@
 """Closes that are committed before anything has breached: sent at once, recorded behind, never twice (I2, I3, I12)."""
 
+import asyncio
 from decimal import Decimal
 from pathlib import Path
 
@@ -176,3 +177,38 @@ async def test_t7_what_an_earlier_process_armed_is_not_written_again_and_leaves_
         await restarted.closed(position)
         assert IntentStatus.ARMED not in rewritten
         assert len(restarted.closing_orders(position)) == 1
+
+
+async def test_i12_an_armed_close_is_held_back_when_the_lease_gets_doubtful_at_the_last_moment() -> None:
+    async with Managed(Venue(), policy=POLICY) as managed:
+        position = await armed(managed)
+        answers = iter([True])
+        managed.store.surely_leased = lambda: next(answers, False)  # type: ignore[method-assign]
+        await managed.price(CALL, "2.50")
+        await managed.closed(position)
+        (request,) = managed.closing_orders(position)
+        assert request.qty == 10
+        (intent,) = closes(managed, position)
+        assert (intent.status, intent.client_order_id) == (IntentStatus.FILLED, request.client_order_id)
+
+
+async def test_a_stop_while_an_armed_order_is_unanswered_is_orderly() -> None:
+    async with Managed(Venue(), policy=POLICY) as managed:
+        position = await armed(managed)
+        submit, free = managed.broker.submit, asyncio.Event()
+
+        async def slow(request: OrderRequest, priority: Priority = Priority.EXIT) -> SubmitResult:
+            result = await submit(request, priority)
+            await free.wait()
+            return result
+
+        managed.broker.submit = slow  # type: ignore[method-assign]
+        await managed.price(CALL, "2.50")
+        await managed.until(lambda: managed.row(position.id).status is PositionStatus.CLOSING, "the order has left")
+        (close,) = (task for task in asyncio.all_tasks() if task.get_name() == f"close {position.id}")
+        close.cancel()  # what a stop does with a close that does not end in time
+        await asyncio.wait({close})
+        free.set()
+        await managed.advance()  # the manager goes on: the answer had somewhere to go
+        await managed.closed(position)
+        assert len(managed.closing_orders(position)) == 1

@@ -71,6 +71,11 @@ def _sells(batch: Batch) -> bool:
     return any(isinstance(op, PutFill) and op.fill.side is OrderSide.SELL for op in batch.operations)
 
 
+def _begins(batch: Batch) -> bool:
+    """A close is recorded: its row, with the intent unless an update of the order was faster."""
+    return any(isinstance(op, PutPosition) and op.row.status is PositionStatus.CLOSING for op in batch.operations)
+
+
 def _restored(batch: Batch) -> bool:
     return any(isinstance(op, AppendEvent) and op.type is EventType.BRACKET_RESTORED for op in batch.operations)
 
@@ -130,17 +135,15 @@ def _close_at(moment: _Moment) -> Callable[[], None]:
 
     def install() -> None:
         commit, submit = PgAccountStore.commit_encoded, AlpacaBroker.submit
-        recorded, answered = asyncio.Event(), asyncio.Event()
+        recorded, sent, answered = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def committing(self: PgAccountStore, batch: Batch, operations: bytes, **named: Any) -> None:
-            if not _CLOSE(batch):
-                await commit(self, batch, operations, **named)
-                return
-            if moment is _Moment.ORDER_ALONE:
+            if moment is _Moment.ORDER_ALONE and (sent.is_set() or _begins(batch)):
                 await answered.wait()
                 _die()
             await commit(self, batch, operations, **named)
-            recorded.set()
+            if _begins(batch):
+                recorded.set()
 
         async def submitting(self: AlpacaBroker, request: OrderRequest, *arguments: Any, **named: Any) -> Any:
             if not _closes(request):
@@ -148,6 +151,7 @@ def _close_at(moment: _Moment) -> Callable[[], None]:
             if moment is _Moment.RECORD_ALONE:
                 await recorded.wait()
                 _die()
+            sent.set()
             result = await submit(self, request, *arguments, **named)
             answered.set()
             if moment is _Moment.BOTH:
