@@ -87,6 +87,7 @@ async def test_f98_sweeps_that_hang_are_alarms_of_silence_and_of_stale_positions
         await managed.price("AAPL", "100")
         await managed.enter("AAPL")
         await managed.advance(1)
+        await managed.until(lambda: managed.options.vitals.open_positions == 1, "the watchdog knows the position")
         write_marks, free, hangs = managed.store.write_marks, asyncio.Event(), asyncio.Event()
 
         async def hanging(marks, epoch):  # type: ignore[no-untyped-def]
