@@ -338,7 +338,8 @@ class AccountUnit:
     async def _note_running(self, watched: asyncio.Event) -> None:
         await watched.wait()
         self._fleet.enter(self.name, State.RUNNING)
-        # What has been loaded so far lives long: no later collection of garbage has to walk through it.
+        # What has been loaded so far lives long: no later collection of garbage has to walk through it, and the
+        # others come in small portions, so that none of them keeps a breach waiting.
         gc.collect()
         gc.freeze()
         gc.set_threshold(2_000, 20, 200)
