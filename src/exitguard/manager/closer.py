@@ -6,7 +6,7 @@ order id.
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, assert_never
@@ -24,7 +24,6 @@ from exitguard.broker.port import (
 from exitguard.core import closing
 from exitguard.core.closing import ClosingState, Context, Effect, Observation, RefusalKind
 from exitguard.core.evaluate import Decision
-from exitguard.core.evolve import evolve
 from exitguard.core.marks import WideStreak, judge
 from exitguard.core.orders import BrokerOrder, BrokerPosition, OrderRequest
 from exitguard.core.records import (
@@ -35,16 +34,16 @@ from exitguard.core.records import (
     IntentRecord,
     IntentStatus,
     PositionStatus,
-    PutIntent,
     PutPosition,
 )
 from exitguard.manager.armer import disarm
 from exitguard.manager.context import AccountContext
 from exitguard.manager.corporate import CorporateActions
+from exitguard.manager.launcher import Launch, Launcher, is_armed
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
-from exitguard.store.port import LeaseLost, StoreError, StoreRejected, StoreUnavailable
+from exitguard.store.port import LeaseLost, StoreError, StoreRejected
 
 # A broker answer about the quantity is good for the unquestioned first attempt for this long (venue or real seconds).
 CLEAR_FOR = timedelta(seconds=15)
@@ -54,16 +53,6 @@ HEAD_START = 0.001
 _NO_STREAK = WideStreak()
 
 
-@dataclass(frozen=True, slots=True)
-class _Launch:
-    """An armed order on its way. `view` is the look on which it was sent; `outcome` is None when it was held back."""
-
-    request: OrderRequest
-    intent: IntentRecord
-    outcome: asyncio.Future[SubmitResult | None]
-    view: Context
-
-
 class Closer:
     """Closes and reduces positions of one account."""
 
@@ -71,6 +60,7 @@ class Closer:
         self._context = context
         self._lifecycle = lifecycle
         self._corporate = corporate
+        self._launcher = Launcher(context)
 
     def start(self, tracked: Tracked, decision: Decision) -> None:
         """Begin a close or a reduction that `evaluate` decided; nothing happens when one is under way (I2)."""
@@ -81,11 +71,12 @@ class Closer:
         if decision.reduce_qty is not None:
             keep = tracked.holding.qty - decision.reduce_qty
         tracked.trigger_price, tracked.trigger_at = decision.price, now
-        launch = self._launch(tracked, now) if keep == 0 else None
-        if launch is not None:
-            tracked.launched = True
-            tracked.closer = self._context.spawn(self._follow(tracked, decision, launch), f"close {tracked.record.id}")
-            return
+        if keep == 0 and is_armed(tracked):
+            launch = self._launcher.launch(tracked, decision, self._view(tracked, first=True))
+            if launch is not None:
+                tracked.launched = True
+                tracked.closer = self._context.spawn(self._follow(tracked, launch), f"close {tracked.record.id}")
+                return
         self._begin(tracked, decision, keep, now)
         self._tell(tracked, decision, tracked.holding.qty - keep, now)
         self._spawn(tracked, self._state(tracked, decision.rule, keep))
@@ -100,72 +91,21 @@ class Closer:
             close_deadline=now + timedelta(seconds=tracked.policy.close_deadline_seconds),
         )
 
-    # Armed --------------------------------------------------------------------------------------------------------
-
-    def _launch(self, tracked: Tracked, now: datetime) -> _Launch | None:
-        """Send the order that is armed, if it is what the procedure would send now; None when it is not (I3, I12).
-
-        Nothing but what that takes is done before it is on its way.
-        """
-        context, armed, request = self._context, tracked.armed, tracked.armed_request
-        if armed is None or request is None or tracked.record.close_attempt:
-            return None
-        if request.qty != tracked.holding.qty or request.symbol != tracked.record.symbol:
-            return None  # not armed anew yet
-        view = self._view(tracked, first=True)
-        if not closing.goes_plain(tracked.holding.instrument, view) or not context.ledger.store.surely_leased():
-            return None
-        outcome: asyncio.Future[SubmitResult | None] = asyncio.get_running_loop().create_future()
-        context.spawn(self._send(tracked, request, outcome), f"order {request.client_order_id}")
-        tracked.armed, tracked.armed_request = None, None
-        intent = evolve(armed, status=IntentStatus.INTENDED, created_at=now)
-        context.put_intent(intent)  # written with the row: alone it would look like a close that others began
-        return _Launch(request, intent, outcome, view)
-
-    async def _send(
-        self, tracked: Tracked, request: OrderRequest, outcome: asyncio.Future[SubmitResult | None]
-    ) -> None:
-        try:
-            # Fills, or much else that was due, may have come first: look once more (I1, I12).
-            sure = tracked.holding.qty >= request.qty and self._context.ledger.store.surely_leased()
-            outcome.set_result(await self._context.broker.submit(request, Priority.EXIT) if sure else None)
-        except Exception as error:
-            outcome.set_exception(error)  # for whoever follows the close
-        finally:
-            if not outcome.done():
-                outcome.cancel()
-
-    async def _follow(self, tracked: Tracked, decision: Decision, launch: _Launch) -> None:
-        """Drive a close whose order is on its way, and record what the breach changed while it travels."""
-        if decision.rule is None:
-            raise AssertionError("a close without a rule")
-        now, request = launch.view.now, launch.request
+    async def _follow(self, tracked: Tracked, launch: Launch) -> None:
+        """Drive a close whose order is on its way."""
         await asyncio.sleep(HEAD_START)  # ended here, a successor finds the order as if this process had crashed
-        self._begin(tracked, decision, Decimal(0), now)
-        state = closing.sent(self._state(tracked, decision.rule, Decimal(0)), request, launch.view)
+        self._begin(tracked, launch.decision, Decimal(0), launch.at)
+        reason = tracked.record.close_reason or CloseReason.MANUAL_CLOSE
+        state = closing.sent(self._state(tracked, reason, Decimal(0)), launch.request, launch.view)
         tracked.record = replace(
-            tracked.record, close_attempt=state.attempt, close_client_order_id=request.client_order_id
+            tracked.record, close_attempt=state.attempt, close_client_order_id=launch.request.client_order_id
         )
         tracked.launched = False
-        self._say(tracked, decision, request.qty)
-        event = AppendEvent(EventType.EXIT_TRIGGERED, now, decision.explain(), tracked.record.id)
-        await self._guard(tracked, state, launch, event)
+        self._say(tracked, launch.decision, launch.request.qty)
+        await self._guard(tracked, state, launch)
 
-    async def _landed(self, tracked: Tracked, launch: _Launch, trigger: AppendEvent) -> Observation:
-        """The broker's answer to an armed order, once what the breach changed is written or kept for later."""
-        # If an update was faster, what it made of the intent is noted already.
-        known = self._context.intents.get(launch.request.client_order_id)
-        intent = [PutIntent(launch.intent)] if known is launch.intent else []
-        try:
-            await self._context.ledger.commit(PutPosition(tracked.record), trigger, *intent)
-        except StoreUnavailable as error:
-            self._context.log.error(
-                "a close was sent and is not recorded yet: the database is away",
-                position=tracked.record.id,
-                reason=str(error),
-            )
-        # Shielded: whoever gives up waiting must not take the answer from the sender.
-        result = await asyncio.shield(launch.outcome)
+    async def _landed(self, tracked: Tracked, launch: Launch) -> Observation:
+        result = await self._launcher.land(tracked, launch)
         if result is None:
             return closing.Failed(self._context.withdraw(launch.intent))
         return self._answer(tracked, launch.intent, result)
@@ -251,19 +191,13 @@ class Closer:
 
     # Driving ----------------------------------------------------------------------------------------------------
 
-    async def _guard(
-        self,
-        tracked: Tracked,
-        state: ClosingState,
-        launch: _Launch | None = None,
-        trigger: AppendEvent | None = None,
-    ) -> None:
+    async def _guard(self, tracked: Tracked, state: ClosingState, launch: Launch | None = None) -> None:
         """Drive to the end. A defect of ours is an alarm and a new try; the close is never given up."""
         failures = 0
         try:
             while True:
                 try:
-                    await self._drive(tracked, state, launch, trigger)
+                    await self._drive(tracked, state, launch)
                     self._context.alarms.clear(
                         f"closer:{tracked.record.id}", self._context.clock.now(), tracked.record.id
                     )
@@ -294,15 +228,13 @@ class Closer:
         finally:
             tracked.closer = None
 
-    async def _drive(
-        self, tracked: Tracked, state: ClosingState, launch: _Launch | None, trigger: AppendEvent | None
-    ) -> None:
+    async def _drive(self, tracked: Tracked, state: ClosingState, launch: Launch | None) -> None:
         if tracked.restorer is not None:
             tracked.hurry.set()
             await asyncio.wait([tracked.restorer])  # its order must not appear behind our back
         while True:
-            if launch is not None and trigger is not None:
-                seen, launch = await self._landed(tracked, launch, trigger), None
+            if launch is not None:
+                seen, launch = await self._landed(tracked, launch), None
                 state, effect = closing.advance(state, seen, self._view(tracked, first=False))
             else:
                 state, effect = closing.begin(state, self._view(tracked, first=True))
