@@ -191,6 +191,12 @@ class Desk:
         """How often a phrase is in the log."""
         return self._log.read_text(errors="replace").count(phrase) if self._log.exists() else 0
 
+    def journaled(self) -> bool:
+        """Whether the journal has the record of an order that rests at the exchange."""
+        wanted = [str(order["client_order_id"]).encode() for order in self.resting()]
+        written = [path.read_bytes() for path in (self._folder / "journal").iterdir()]
+        return any(order in journal for order in wanted for journal in written)
+
     def _last_lines(self) -> str:
         return self._log.read_text(errors="replace")[-3000:]
 
