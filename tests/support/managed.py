@@ -13,7 +13,7 @@ from tests.support.away_store import AwayStore
 from tests.support.fake_broker import FakeBroker
 from tests.support.fake_streams import FakeMarketData, FakeTradeStream
 from tests.support.memory_store import AccountLedger, MemoryLedger
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from exitguard.broker.clock import RealClock, SteppedClock
 from exitguard.broker.port import Accepted
@@ -134,7 +134,7 @@ class Managed:
     ) -> None:
         self.stop.set()
         if self.task is not None:
-            await asyncio.wait_for(self.task, 10)
+            await asyncio.wait_for(self.task, PATIENCE)
         if self.journaled is not None:
             await self.journaled.close()
 
@@ -196,6 +196,28 @@ class Managed:
         max_hold_minutes: int | None = None,
     ) -> PositionRecord:
         """Enter as the dispatcher does (execution row, order, fill at the newest quote); returns the tracked row."""
+        await self.buy(
+            symbol, qty, side=side, stop=stop, target=target, bracket=bracket, strategy=strategy,
+            max_hold_minutes=max_hold_minutes,
+        )  # fmt: skip
+        await self.until(lambda: self._position(symbol) is not None, f"{symbol} under management")
+        found = self._position(symbol)
+        assert found is not None
+        return found
+
+    async def buy(
+        self,
+        symbol: str,
+        qty: str = "10",
+        *,
+        side: OrderSide = OrderSide.BUY,
+        stop: str | None = None,
+        target: str | None = None,
+        bracket: tuple[str, str] | None = None,
+        strategy: str = "swing",
+        max_hold_minutes: int | None = None,
+    ) -> None:
+        """Enter as the dispatcher does, whether or not a manager is there to see it."""
         instrument = parse_instrument(symbol)
         execution_id = uuid4()
         client_id = f"xg-{self.name}-r{execution_id.hex[:8]}"
@@ -241,10 +263,6 @@ class Managed:
         await self._write(
             PutExecution(replace(execution, status=ExecutionStatus.ACCEPTED, broker_order_id=result.order.id))
         )
-        await self.until(lambda: self._position(symbol) is not None, f"{symbol} under management")
-        found = self._position(symbol)
-        assert found is not None
-        return found
 
     async def _write(self, *operations: PutExecution) -> None:
         lease = await self.store.acquire_lease("entries", timedelta(minutes=1), "dispatcher")

@@ -72,7 +72,9 @@ class AccountManager:
         self._poll_wanted = asyncio.Event()
         self.streams = Streams(context, self._lifecycle, self.watcher, trade_stream, market_data, self.request_poll)
         self._polling = asyncio.Lock()
-        self.desk = Desk(context, self._lifecycle, self.reconciler, self._polling)
+        self.desk = Desk(
+            context, self._lifecycle, self.reconciler, self._polling, lambda: self._discover(patient=False)
+        )
         # Requests about the books by id: each is answered once in the life of this process.
         self.requests: dict[int, asyncio.Task[None]] = {}
         self._unreadable: set[UUID] = set()
@@ -204,7 +206,11 @@ class AccountManager:
     async def poll(self, *, patient: bool = True) -> None:
         """Discover new entries, reconcile, close the books of what ended."""
         async with self._polling:
-            await self._discover(patient=patient)
+            try:
+                await self._discover(patient=patient)
+            except StoreUnavailable as error:
+                # Nothing can be linked then: what fills meanwhile is found by reconciliation.
+                self.context.log.error("entries cannot be read", reason=str(error))
             self.streams.watch_symbols()  # quotes of a new position must not wait for the broker's other answers
             await self.reconciler.poll(patient=patient)
             async for piece in in_pieces(list(self.context.positions.values())):
@@ -224,15 +230,10 @@ class AccountManager:
     async def _discover(self, *, patient: bool) -> None:
         """Turn filled entries of `dispatch_executions` into positions; a bad row does not stop its neighbours (F60).
 
-        Without the database nothing can be linked: what fills meanwhile is found by reconciliation.
+        Raises StoreUnavailable, and with `patient` False BrokerError.
         """
         context = self.context
-        try:
-            executions = await context.ledger.store.unlinked_executions()
-        except StoreUnavailable as error:
-            context.log.error("entries cannot be read", reason=str(error))
-            return
-        for execution in executions:
+        for execution in await context.ledger.store.unlinked_executions():
             try:
                 order = await self._entry_order(execution)
                 if order is not None and order.filled_qty > 0:

@@ -5,6 +5,7 @@ sends an order; the only thing that may be cancelled is an order of ours that ha
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -21,13 +22,14 @@ from exitguard.core.records import (
     CommandVerb,
     EventType,
     FinishCommand,
+    PositionRecord,
     PositionStatus,
 )
 from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.reconciler import STRIKES_GONE, Reconciler
 from exitguard.manager.tracked import Tracked
-from exitguard.store.port import StoreRejected
+from exitguard.store.port import StoreRejected, StoreUnavailable
 
 # Verbs that are answered here; the others are exits, and those only `evaluate` decides.
 BOOK_VERBS = frozenset({CommandVerb.SYNC_REPAIR, CommandVerb.ADOPT, CommandVerb.FORGET})
@@ -53,7 +55,11 @@ class Answer:
 
 
 class Desk:
-    """Answers the requests of people about one account's books."""
+    """Answers the requests of people about one account's books.
+
+    `discover` turns filled entries of ours into positions, with their stop, target and execution. It comes before
+    whatever adopts: an entry of ours must not become a stranger's position. Raises StoreUnavailable, BrokerError.
+    """
 
     def __init__(
         self,
@@ -61,11 +67,13 @@ class Desk:
         lifecycle: Lifecycle,
         reconciler: Reconciler,
         polling: asyncio.Lock,
+        discover: Callable[[], Awaitable[None]],
     ) -> None:
         self._context = context
         self._lifecycle = lifecycle
         self._reconciler = reconciler
         self._polling = polling
+        self._discover = discover
         self._look_seconds = min(_LOOK_SECONDS, context.options.poll_seconds)
 
     async def answer(self, command: CommandRecord) -> None:
@@ -113,6 +121,7 @@ class Desk:
             if look:
                 await asyncio.sleep(self._look_seconds)
             async with self._polling:
+                await self._link_entries()
                 await self._reconciler.poll(mass_change_accepted=mass_change_accepted)
                 found = self._found()
                 before = found if before is None else before
@@ -133,6 +142,15 @@ class Desk:
             f"; left: {', '.join(f'{each.kind.value} {each.symbol}' for each in left[:10])}" if left else ""
         )
         return Answer(not left, text, _facts(before or [], found, canceled, braked=False))
+
+    async def _link_entries(self) -> None:
+        """Take our own entries under management. Raises Refused when the database does not tell of them."""
+        try:
+            await self._discover()
+        except StoreUnavailable as error:
+            raise Refused(
+                f"the database does not tell which entries are ours, so nothing is adopted; ask again: {error}"
+            ) from error
 
     def _found(self) -> list[Finding]:
         return [*self._reconciler.findings, *self._reconciler.order_findings]
@@ -168,6 +186,11 @@ class Desk:
         theirs = await context.broker.position(instrument.symbol)
         if theirs is None or theirs.qty == 0:
             raise Refused(f"the broker holds no {instrument.symbol} in this account")
+        # After the broker's word: the intent of an entry that is in it was committed before (I3), so it is found.
+        await self._link_entries()
+        own = context.on_symbol(instrument.symbol)
+        if own is not None:
+            return _taken(own.record, "our own entry, not adopted: ")
         now = context.clock.now()
         if context.is_settling(instrument.symbol, now):
             raise Refused(
@@ -177,21 +200,7 @@ class Desk:
         adopted = context.on_symbol(instrument.symbol)
         if adopted is None:
             raise Refused(f"the broker's fills of {instrument.symbol} changed meanwhile: ask again in a minute")
-        record = adopted.record
-        text = (
-            f"position {record.id}: {record.side.value} {record.quantity} {record.symbol} since"
-            f" {record.entry_time:%Y-%m-%d %H:%M:%S} UTC at {record.entry_price:.4f}, policy {record.policy_name}"
-        )
-        facts = {
-            "position_id": record.id,
-            "symbol": record.symbol,
-            "side": record.side,
-            "quantity": record.quantity,
-            "entry_time": record.entry_time,
-            "entry_price": record.entry_price,
-            "max_hold_deadline": record.max_hold_deadline,
-        }
-        return Answer(True, text, facts)
+        return _taken(adopted.record)
 
     # Forgetting -------------------------------------------------------------------------------------------------
 
@@ -247,6 +256,25 @@ class Desk:
         if resting:
             names = ", ".join(order.client_order_id for order in resting[:5])
             raise Refused(f"orders still rest on {symbol} ({names}): cancel them at the broker first")
+
+
+def _taken(record: PositionRecord, how: str = "") -> Answer:
+    """The answer about a position that is under management from now on."""
+    text = (
+        f"{how}position {record.id}: {record.side.value} {record.quantity} {record.symbol} since"
+        f" {record.entry_time:%Y-%m-%d %H:%M:%S} UTC at {record.entry_price:.4f}, policy {record.policy_name}"
+    )
+    facts = {
+        "position_id": record.id,
+        "symbol": record.symbol,
+        "side": record.side,
+        "quantity": record.quantity,
+        "entry_time": record.entry_time,
+        "entry_price": record.entry_price,
+        "max_hold_deadline": record.max_hold_deadline,
+        "adopted": record.adopted,
+    }
+    return Answer(True, text, facts)
 
 
 def _evidence(arguments: dict[str, Any]) -> str:

@@ -12,8 +12,17 @@ from exitguard.core.orders import OrderClass, OrderRequest, OrderSide, OrderType
 from exitguard.core.policy import CloseStyle, Policy
 from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import order_prefix
-from exitguard.core.records import CloseReason, CommandVerb, EventType, PositionRecord, PositionStatus
+from exitguard.core.records import (
+    CloseReason,
+    CommandVerb,
+    EventType,
+    ExecutionRecord,
+    PositionRecord,
+    PositionStatus,
+)
 from exitguard.core.replay import contradictions, replay
+from exitguard.manager.service import visit_account
+from exitguard.store.port import StoreUnavailable
 
 POLICY = Policy(missing_bracket=False, min_hold_minutes=0, option_close_style=CloseStyle.MARKET)
 CALL = "AAPL260619C00150000"
@@ -31,6 +40,20 @@ async def ask(managed: Managed, verb: CommandVerb, **fields: Any) -> tuple[bool,
     assert stored().result is not None
     assert stored().answer is not None
     return stored().ok, stored().result, stored().answer
+
+
+async def _away(limit: int = 500) -> list[ExecutionRecord]:
+    raise StoreUnavailable("the database is away")
+
+
+async def visit(managed: Managed, verb: CommandVerb, **fields: Any) -> tuple[bool | None, str]:
+    """Ask while no manager runs, as a command does that answers itself: granted, words."""
+    number = managed.venue.ledger.command(managed.name, verb, **fields)
+    ports = (managed.store, managed.broker, managed.trades, managed.market, managed.clock)
+    await visit_account(managed.options, *ports, request=number)
+    stored = managed.rows.commands[number]
+    assert stored.result is not None
+    return stored.ok, stored.result
 
 
 async def opened(managed: Managed, symbol: str = "NVDA", qty: str = "10", mid: str = "100") -> PositionRecord:
@@ -204,6 +227,46 @@ async def test_a_request_that_says_nothing_is_refused() -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         assert (await ask(managed, CommandVerb.ADOPT))[:2] == (False, "adopt needs to say what it is about")
         assert (await ask(managed, CommandVerb.FORGET))[:2] == (False, "forget needs to say what it is about")
+
+
+async def test_f32_an_entry_of_ours_is_linked_and_not_adopted() -> None:
+    async with Managed(Venue(), policy=POLICY) as managed:
+        managed.broker.update_sinks.clear()
+        managed.quote("NVDA", "99.99", "100.01")
+        await managed.buy("NVDA", "7", stop="90", target="130", strategy="swing")
+        seconds_pass(managed)
+        ok, text, facts = await ask(managed, CommandVerb.ADOPT, symbol="NVDA")
+        assert (ok, facts["adopted"], text.startswith("our own entry")) == (True, False, True), text
+        managed.quote("AMD", "99.99", "100.01")
+        await managed.buy("AMD", "3", stop="90", target="130", strategy="swing")
+        seconds_pass(managed)
+        ok, text, _ = await ask(managed, CommandVerb.SYNC_REPAIR)
+        assert ok, text
+        positions = list(managed.rows.positions.values())
+        assert {p.symbol for p in positions} == {"NVDA", "AMD"}
+        for position in positions:
+            assert (position.adopted, position.strategy_type) == (False, "swing")
+            assert (position.stop_loss, position.take_profit) == (Decimal(90), Decimal(130))
+            assert position.execution_id in managed.rows.executions
+        managed.broker.update_sinks.append(managed.trades._on_update)
+
+
+@pytest.mark.parametrize("verb", [CommandVerb.ADOPT, CommandVerb.SYNC_REPAIR])
+async def test_f32_a_visit_links_an_entry_of_ours_or_adopts_nothing(
+    verb: CommandVerb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    managed = Managed(Venue(), policy=POLICY)
+    managed.quote("NVDA", "99.99", "100.01")
+    await managed.buy("NVDA", "7", stop="90")
+    monkeypatch.setattr(managed.store, "unlinked_executions", _away)
+    ok, text = await visit(managed, verb, symbol="NVDA")
+    assert (ok, "does not tell which entries are ours" in text) == (False, True), text
+    assert managed.rows.positions == {}
+    monkeypatch.undo()
+    ok, text = await visit(managed, verb, symbol="NVDA")
+    assert ok, text
+    (position,) = managed.rows.positions.values()
+    assert (position.adopted, position.stop_loss) == (False, Decimal(90))
 
 
 # Forget -----------------------------------------------------------------------------------------------------------
