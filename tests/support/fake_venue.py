@@ -246,6 +246,6 @@ class FakeVenue:
             raise failure
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until a condition of the test holds."""
-    await waiting.eventually(condition, "the condition that the test waits for", seconds)
+    await waiting.eventually(condition, "the condition that the test waits for")

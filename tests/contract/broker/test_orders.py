@@ -1,10 +1,12 @@
 """Orders over REST against a venue that does everything wrong: what is proven, and nothing twice."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from tests.support.clients import make_broker
+from tests.support.clients import IMPATIENT, PATIENT, make_broker
 from tests.support.fake_venue import (
     BAD_GATEWAY,
     GATEWAY_TIMEOUT,
@@ -21,6 +23,7 @@ from tests.support.fake_venue import (
 )
 from tests.support.payloads import account_json, fill_json, order_json, position_json
 
+from exitguard.broker.budget import RequestBudget
 from exitguard.broker.port import (
     Accepted,
     BrokerRateLimited,
@@ -33,7 +36,6 @@ from exitguard.broker.port import (
     Unknown,
 )
 from exitguard.broker.rest import AlpacaBroker
-from exitguard.broker.transport import Timeouts
 from exitguard.core.errors import InvalidInput
 from exitguard.core.orders import (
     OrderClass,
@@ -148,10 +150,19 @@ UNKNOWN_OUTCOMES: dict[str, Reply] = {
 }
 
 
+@pytest.fixture
+async def impatient(venue: FakeVenue) -> AsyncIterator[AlpacaBroker]:
+    """A client that soon gives up on a venue that does not answer."""
+    client = make_broker(venue, timeouts=IMPATIENT)
+    yield client
+    await client.close()
+
+
 @pytest.mark.parametrize("reply", UNKNOWN_OUTCOMES.values(), ids=UNKNOWN_OUTCOMES.keys())
 async def test_an_unproven_outcome_is_unknown_and_never_sent_twice(
-    venue: FakeVenue, broker: AlpacaBroker, reply: Reply
+    venue: FakeVenue, broker: AlpacaBroker, impatient: AlpacaBroker, reply: Reply
 ) -> None:
+    broker = impatient if reply is HANG else broker
     venue.on("POST", "/v2/orders", reply)
     venue.on("PATCH", "/v2/orders/o1", reply)
     result = await broker.submit(request())
@@ -254,7 +265,9 @@ async def test_f79_f86_wrong_keys_are_an_error_of_their_own(
 # Rate limits
 
 
-async def test_a_429_is_a_refusal_with_the_venues_own_pause(venue: FakeVenue, broker: AlpacaBroker) -> None:
+async def test_a_429_is_a_refusal_with_the_venues_own_pause(venue: FakeVenue) -> None:
+    still = RequestBudget(100_000, now=lambda: 0.0)  # the pause does not end
+    broker = make_broker(venue, budget=still, timeouts=replace(PATIENT, exit_budget=0.2))
     venue.on(
         "POST", "/v2/orders", Answer({"code": 42910000, "message": "rate limit exceeded"}, 429, {"Retry-After": "0.4"})
     )
@@ -267,6 +280,7 @@ async def test_a_429_is_a_refusal_with_the_venues_own_pause(venue: FakeVenue, br
     assert isinstance(again, Refused)
     assert isinstance(again.error, BrokerRateLimited)
     assert len(venue.requests) == 1
+    await broker.close()
 
 
 async def test_a_read_waits_for_the_reset_of_a_429_and_goes_on(venue: FakeVenue, broker: AlpacaBroker) -> None:
@@ -276,12 +290,14 @@ async def test_a_read_waits_for_the_reset_of_a_429_and_goes_on(venue: FakeVenue,
     assert len(venue.requests) == 2
 
 
-async def test_a_long_pause_is_told_instead_of_waited_for(venue: FakeVenue, broker: AlpacaBroker) -> None:
+async def test_a_long_pause_is_told_instead_of_waited_for(venue: FakeVenue) -> None:
+    broker = make_broker(venue, timeouts=replace(PATIENT, budget=0.5))
     venue.on("GET", "/v2/positions", Answer(HTML, 429, {"Retry-After": "45"}))
     with pytest.raises(BrokerRateLimited) as caught:
         await broker.positions()
     assert caught.value.retry_after == 45
     assert len(venue.requests) == 1
+    await broker.close()
 
 
 # Cancelling
@@ -302,10 +318,10 @@ async def test_a_long_pause_is_told_instead_of_waited_for(venue: FakeVenue, brok
     ],
 )
 async def test_a_cancel_is_sent_once_and_claims_only_what_is_proven(
-    venue: FakeVenue, broker: AlpacaBroker, reply: Answer, expected: CancelResult
+    venue: FakeVenue, broker: AlpacaBroker, impatient: AlpacaBroker, reply: Answer, expected: CancelResult
 ) -> None:
     venue.on("DELETE", "/v2/orders/o1", reply)
-    result = await broker.cancel("o1")
+    result = await (impatient if reply is HANG else broker).cancel("o1")
     assert (result.known, result.already_terminal, result.not_found) == (
         expected.known,
         expected.already_terminal,
@@ -326,7 +342,7 @@ async def test_a_delete_on_a_dead_kept_alive_connection_is_not_repeated(venue: F
 
 
 async def test_f99_an_exit_is_not_held_up_by_reads_that_hang(venue: FakeVenue) -> None:
-    broker = make_broker(venue, timeouts=Timeouts(total=5.0))
+    broker = make_broker(venue)
     venue.on("GET", "/v2/positions", HANG)
     venue.on("POST", "/v2/orders", echo)
     reads = [asyncio.create_task(broker.positions()) for _ in range(20)]
@@ -339,7 +355,7 @@ async def test_f99_an_exit_is_not_held_up_by_reads_that_hang(venue: FakeVenue) -
 
 
 async def test_the_venues_remaining_count_shrinks_the_budget_but_not_the_exits(venue: FakeVenue) -> None:
-    broker = make_broker(venue)
+    broker = make_broker(venue, timeouts=replace(PATIENT, budget=0.5))
     left = Answer([], headers={"X-RateLimit-Remaining": "5"})
     venue.on("GET", "/v2/positions", left)
     venue.on("GET", "/v2/positions/AAPL", refusal(404, 40410000, "position does not exist"))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 from tests.support.fake_broker import FakeBroker
+from tests.support.waiting import PATIENCE
 
 from exitguard.broker.budget import RequestBudget
 from exitguard.broker.port import Accepted, Broker, BrokerRefused, Refused
@@ -94,7 +95,7 @@ def order(client_order_id: str, side: OrderSide = OrderSide.BUY, qty: str = "10"
 
 
 async def until(ask: Callable[[], Awaitable[T]], good: Callable[[T], bool]) -> T:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not good(found := await ask()):  # noqa: ASYNC110 - a venue over HTTP can only be asked again
             await asyncio.sleep(0.002)
         return found

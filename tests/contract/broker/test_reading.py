@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from tests.support.clients import make_broker
+from tests.support.clients import IMPATIENT, PATIENT, make_broker
 from tests.support.fake_venue import (
     BAD_GATEWAY,
     HANG,
@@ -31,9 +31,8 @@ from exitguard.core.quote import QuoteLimits, QuoteState, classify
 
 
 @pytest.mark.parametrize("fault", [BAD_GATEWAY, RESET, RESET_MID_BODY, HANG, Answer(HTML), Answer(b"")])
-async def test_a_read_is_tried_again_a_bounded_number_of_times(
-    venue: FakeVenue, broker: AlpacaBroker, fault: Answer
-) -> None:
+async def test_a_read_is_tried_again_a_bounded_number_of_times(venue: FakeVenue, fault: Answer) -> None:
+    broker = make_broker(venue, timeouts=IMPATIENT if fault is HANG else PATIENT)
     venue.on("GET", "/v2/positions", fault, fault, Answer([position_json()]))
     assert len(await broker.positions()) == 1
     venue.on("GET", "/v2/positions", fault)
@@ -41,6 +40,7 @@ async def test_a_read_is_tried_again_a_bounded_number_of_times(
     with pytest.raises(BrokerUnavailable):
         await broker.positions()
     assert len(venue.requests) == 3
+    await broker.close()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.support.fake_venue import TRADE, Answer, FakeVenue, Peer
 from tests.support.payloads import fill_update, order_json, update_json
+from tests.support.waiting import PATIENCE
 
 from exitguard.broker.port import (
     BrokerRateLimited,
@@ -44,7 +45,7 @@ async def stream_of(venue: FakeVenue, waits: Waits, **options: Any) -> AsyncIter
     events = stream.events()
 
     async def take(count: int) -> list[TradeStreamEvent]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             return [await anext(events) for _ in range(count)]
 
     try:
@@ -286,7 +287,7 @@ async def test_a_mute_socket_is_given_up_before_it_is_called_up(venue: FakeVenue
         await peer.stay()
 
     venue.on_connect(TRADE, mute, half_mute, sends())
-    async with stream_of(venue, Waits(), reply_timeout=0.1) as take:
+    async with stream_of(venue, Waits(), reply_timeout=1.0) as take:
         first, second, third = await take(3)
     assert isinstance(first, StreamDown)
     assert "authentication did not come" in first.reason

@@ -10,7 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from tests.support.clients import IMPATIENT, PATIENT
 from tests.support.fake_venue import eventually
+from tests.support.waiting import PATIENCE
 
 from exitguard.broker.budget import RequestBudget
 from exitguard.broker.clock import SteppedClock, follow_venue_clock
@@ -50,7 +52,6 @@ from exitguard.paper.server.settings import PaperSettings
 
 START = datetime(2026, 10, 8, 14, tzinfo=UTC)
 CASH = {"large": Decimal(100_000), "tiny": Decimal(1_000)}
-QUICK = Timeouts(connect=2.0, total=2.0, exit_total=0.5, retry=0.001)
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ async def server() -> AsyncIterator[PaperServer]:
         yield running
 
 
-def connect(server: PaperServer, name: str = "large", **options: Any) -> AlpacaBroker:
+def connect(server: PaperServer, name: str = "large", *, timeouts: Timeouts = PATIENT, **options: Any) -> AlpacaBroker:
     account = server.accounts[name]
     return AlpacaBroker(
         AlpacaEndpoints(server.rest_url, server.data_url),
@@ -71,7 +72,7 @@ def connect(server: PaperServer, name: str = "large", **options: Any) -> AlpacaB
         account_name=name,
         budget=RequestBudget(100_000),
         data_budget=RequestBudget(100_000),
-        timeouts=QUICK,
+        timeouts=timeouts,
         **options,
     )
 
@@ -100,7 +101,7 @@ def order(client_order_id: str, side: OrderSide = OrderSide.BUY, qty: str = "10"
 
 
 async def filled(broker: AlpacaBroker, client_order_id: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while True:
             found = await broker.order_by_client_id(client_order_id)
             if found is not None and found.status is OrderStatus.FILLED:
@@ -239,7 +240,9 @@ async def test_f33_an_unknown_outcome_is_told_apart_by_looking_the_id_up(
     server: PaperServer, broker: AlpacaBroker, kind: str
 ) -> None:
     server.exchange.faults.add({"kind": kind, "endpoint": "POST /v2/orders", "count": 1})
-    assert isinstance(await broker.submit(order("in-1")), Unknown)
+    first = connect(server, timeouts=IMPATIENT if kind.startswith("timeout") else PATIENT)
+    assert isinstance(await first.submit(order("in-1")), Unknown)
+    await first.close()
     arrived = kind.endswith("_after") or kind == "malformed_body"
     found = await broker.order_by_client_id("in-1")
     assert (found is not None) == arrived
@@ -314,7 +317,7 @@ async def test_a_stepped_clock_follows_the_venue(server: PaperServer, broker: Al
     await eventually(lambda: clock.now() >= START)
     assert not woken.done()
     await server.host.player.advance(START + timedelta(minutes=1), None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await woken
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):

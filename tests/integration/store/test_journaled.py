@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tests.support.ledger import batch, event, heartbeat, intent, position
 from tests.support.postgres import StoreMaker
+from tests.support.waiting import PATIENCE
 
 from exitguard.core.records import Batch, IntentStatus, PutIntent, PutPosition
 from exitguard.store.embedded import EmbeddedServer
@@ -60,13 +61,26 @@ async def wire(make_store: StoreMaker) -> Wire:
 
 @pytest.fixture
 async def store(wire: Wire, tmp_path: Path) -> AsyncIterator[JournaledStore]:
-    found = JournaledStore(wire, Journal.open(tmp_path, "large", size=65536), commit_seconds=0.5)  # type: ignore[arg-type]
+    found = opened(wire, tmp_path)
     yield found
     await found.close()
 
 
+@pytest.fixture
+async def impatient(wire: Wire, tmp_path: Path) -> AsyncIterator[JournaledStore]:
+    """A store that soon gives up on a database that does not answer."""
+    found = opened(wire, tmp_path, commit_seconds=0.5)
+    yield found
+    await found.close()
+
+
+def opened(inner: Any, folder: Path, *, commit_seconds: float = PATIENCE) -> JournaledStore:
+    """A store with a small journal, for which a slow machine is no database that is away."""
+    return JournaledStore(inner, Journal.open(folder, "large", size=65536), commit_seconds=commit_seconds)
+
+
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - the conditions are properties of the product
             await asyncio.sleep(0.01)
 
@@ -132,13 +146,13 @@ async def test_a_commit_whose_answer_was_lost_counts_once(store: JournaledStore,
         assert (await operator.query("SELECT count(*) FROM position_events")).rows == ((1,),)
 
 
-async def test_a_database_that_hangs_is_as_good_as_gone(store: JournaledStore, wire: Wire) -> None:
-    lease = await store.acquire_lease("me", MINUTE)
+async def test_a_database_that_hangs_is_as_good_as_gone(impatient: JournaledStore, wire: Wire) -> None:
+    lease = await impatient.acquire_lease("me", MINUTE)
     wire.hangs = True
-    async with asyncio.timeout(5):
-        await store.commit(batch("large", lease.epoch, held(9)))
-        await store.commit(batch("large", lease.epoch, held(8)))
-    assert store.pending == 2
+    async with asyncio.timeout(PATIENCE):
+        await impatient.commit(batch("large", lease.epoch, held(9)))
+        await impatient.commit(batch("large", lease.epoch, held(8)))
+    assert impatient.pending == 2
 
 
 async def test_f60_a_journaled_batch_that_is_refused_later_is_kept_aside_and_blocks_nothing(
@@ -166,11 +180,11 @@ async def test_i12_a_journal_of_a_lost_lease_is_not_written(
     await store.commit(batch("large", lease.epoch, held(9)))
     await wire._store._watch.close()  # the database saw us die
     successor = await make_store("large")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         new = await successor.acquire_lease("successor", MINUTE)
     await successor.commit(batch("large", new.epoch, held(1)))
     wire.cut = False
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 await store.commit(batch("large", lease.epoch, held(7)))
@@ -183,14 +197,14 @@ async def test_i12_a_journal_of_a_lost_lease_is_not_written(
 async def test_t7_what_a_killed_process_left_in_its_journal_is_written_by_the_next(
     wire: Wire, make_store: StoreMaker, tmp_path: Path
 ) -> None:
-    first = JournaledStore(wire, Journal.open(tmp_path, "large", size=65536))  # type: ignore[arg-type]
+    first = opened(wire, tmp_path)
     lease = await first.acquire_lease("first", MINUTE)
     await first.commit(batch("large", lease.epoch, held(9)))
     wire.cut = True
     order = intent("large", 1)
     await first.commit(batch("large", lease.epoch, held(8), PutIntent(order)))
     await first.close()  # as a kill would: the lease is not released, the journal stays
-    second = JournaledStore(await make_store("large"), Journal.open(tmp_path, "large", size=65536))
+    second = opened(await make_store("large"), tmp_path)
     assert second.pending == 1
     with pytest.raises(StoreUnavailable, match="once this process holds the lease"):
         await second.load()
@@ -206,7 +220,7 @@ async def test_t7_what_a_killed_process_left_in_its_journal_is_written_by_the_ne
 async def test_i12_a_journal_older_than_what_another_holder_wrote_is_kept_aside(
     wire: Wire, make_store: StoreMaker, tmp_path: Path
 ) -> None:
-    first = JournaledStore(wire, Journal.open(tmp_path, "large", size=65536))  # type: ignore[arg-type]
+    first = opened(wire, tmp_path)
     lease = await first.acquire_lease("first", MINUTE)
     wire.cut = True
     await first.commit(batch("large", lease.epoch, held(8)))
@@ -215,7 +229,7 @@ async def test_i12_a_journal_older_than_what_another_holder_wrote_is_kept_aside(
     lease = await other_machine.acquire_lease("other machine", MINUTE)
     await other_machine.commit(batch("large", lease.epoch, held(3)))
     await other_machine.release_lease(lease)
-    back = JournaledStore(await make_store("large"), Journal.open(tmp_path, "large", size=65536))
+    back = opened(await make_store("large"), tmp_path)
     lease = await back.acquire_lease("first machine again", MINUTE)
     assert [row.quantity for row in (await back.load()).positions] == [3]
     assert len(back.refused) == 1
@@ -223,7 +237,8 @@ async def test_i12_a_journal_older_than_what_another_holder_wrote_is_kept_aside(
     await back.close()
 
 
-async def test_what_rests_on_the_tables_is_refused_while_they_are_behind(store: JournaledStore, wire: Wire) -> None:
+async def test_what_rests_on_the_tables_is_refused_while_they_are_behind(impatient: JournaledStore, wire: Wire) -> None:
+    store = impatient
     lease = await store.acquire_lease("me", MINUTE)
     wire.hangs = True
     await store.commit(batch("large", lease.epoch, held(9)))
@@ -281,7 +296,7 @@ async def test_kill_9_of_postgres_costs_no_record(state_dir: Path, tmp_path: Pat
         await server.create_database("exitguard")
         await migrate_async(server.url("exitguard"))
         inner = await PgAccountStore.connect(server.url("exitguard"), "large")
-        store = JournaledStore(inner, Journal.open(tmp_path, "large", size=65536))
+        store = opened(inner, tmp_path)
         lease = await store.acquire_lease("me", MINUTE)
         for number in range(30):
             if number == 10:
@@ -352,7 +367,7 @@ async def test_t7_kill_9_with_a_journal_loses_nothing_that_was_promised(
 
     promised = await asyncio.to_thread(run_and_kill)
     store = JournaledStore(await make_store("large"), Journal.open(tmp_path, "large"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 await store.acquire_lease("successor", MINUTE)

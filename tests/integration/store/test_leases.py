@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from tests.support.ledger import batch, event, heartbeat, position
 from tests.support.postgres import StoreMaker
+from tests.support.waiting import PATIENCE
 
 from exitguard.core.records import PutPosition
 from exitguard.store.port import LeaseHeld, LeaseLost, StoreUnavailable
@@ -25,7 +26,7 @@ from exitguard.store.repository import PgAccountStore
 
 async def main():
     store = await PgAccountStore.connect(sys.argv[1], "large")
-    lease = await store.acquire_lease("other process", timedelta(seconds=float(sys.argv[2])))
+    lease = await store.acquire_lease("other process", timedelta(minutes=10))
     print(lease.epoch, flush=True)
     await asyncio.sleep(600)
 
@@ -35,12 +36,8 @@ asyncio.run(main())
 
 @pytest.fixture
 def holder(database_url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that holds the lease of account large for a minute."""
-    yield from _holding(database_url, 60)
-
-
-def _holding(url: str, seconds: float) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, url, str(seconds)], stdout=subprocess.PIPE)
+    """Another process that holds the lease of account large for ten minutes, and does not renew it."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, database_url], stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         assert process.stdout.readline().strip() == b"1"
@@ -51,10 +48,10 @@ def _holding(url: str, seconds: float) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.close()
 
 
-async def take_over(make_store: StoreMaker, within: float) -> None:
+async def take_over(make_store: StoreMaker) -> None:
     """Take the lease; the server notices a death in its own time, which is a matter of milliseconds."""
     store = await make_store("large")
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 lease = await store.acquire_lease("successor", MINUTE)
@@ -69,7 +66,7 @@ async def test_f44_a_second_start_is_told_at_once_who_holds_the_account(
     holder: subprocess.Popen[bytes], make_store: StoreMaker
 ) -> None:
     store = await make_store("large")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(LeaseHeld, match=r"another process \(other process\) is the manager of account large"):
             await store.acquire_lease("me", MINUTE)
 
@@ -79,23 +76,24 @@ async def test_t7_the_lease_of_a_killed_process_is_taken_at_once(
 ) -> None:
     holder.kill()
     holder.wait()
-    await take_over(make_store, within=10)
+    await take_over(make_store)
 
 
 async def test_the_lease_of_a_hung_process_is_taken_when_its_time_is_up(
-    database_url: str, make_store: StoreMaker
+    holder: subprocess.Popen[bytes], database_url: str, make_store: StoreMaker
 ) -> None:
-    for process in _holding(database_url, 1.0):
-        os.kill(process.pid, signal.SIGSTOP)
-        store = await make_store("large")
-        with pytest.raises(LeaseHeld):
-            await store.acquire_lease("me", MINUTE)
-        await take_over(make_store, within=20)
-        # The third one is kept out although the hung one still holds its lock and then dies.
-        process.kill()
-        process.wait()
-        with pytest.raises(LeaseHeld, match="successor"):
-            await store.acquire_lease("me", MINUTE)
+    os.kill(holder.pid, signal.SIGSTOP)
+    store = await make_store("large")
+    with pytest.raises(LeaseHeld):
+        await store.acquire_lease("me", MINUTE)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("UPDATE leases SET expires_at = now() - interval '1 millisecond'")
+    await take_over(make_store)
+    # The third one is kept out although the hung one still holds its lock and then dies.
+    holder.kill()
+    holder.wait()
+    with pytest.raises(LeaseHeld, match="successor"):
+        await store.acquire_lease("me", MINUTE)
 
 
 async def test_f44_a_standby_sees_who_holds_the_account_and_when_nobody_does(
@@ -108,7 +106,7 @@ async def test_f44_a_standby_sees_who_holds_the_account_and_when_nobody_does(
     assert await store.lease_holder("dispatcher") is None
     holder.kill()
     holder.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while await store.lease_holder() is not None:  # noqa: ASYNC110 - the database has no event for it
             await asyncio.sleep(0.01)
     lease = await store.acquire_lease("successor", MINUTE)
@@ -156,7 +154,7 @@ async def _until_waiting(url: str, sessions: int = 1) -> None:
             assert row is not None
             return int(row[0])
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while await asyncio.to_thread(waiting) < sessions:  # noqa: ASYNC110 - the database has no event for it
             await asyncio.sleep(0.01)
 
@@ -185,7 +183,7 @@ def terminate(url: str) -> None:
 
 
 async def _eventually(attempt):  # type: ignore[no-untyped-def]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 return await attempt()
@@ -203,7 +201,7 @@ async def test_notifications_go_on_after_the_connection_was_lost(make_store: Sto
 
     listener = asyncio.create_task(listen())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             assert {await seen.get(), await seen.get()} == {"commands", "recommendations"}
             await asyncio.to_thread(terminate, database_url)
             # Something may have come meanwhile: both are said again.

@@ -7,6 +7,7 @@ from decimal import Decimal
 import asyncpg
 from tests.support.ledger import NOON
 from tests.support.postgres import StoreMaker
+from tests.support.waiting import PATIENCE
 
 from exitguard.core.records import Mark, Protection
 
@@ -34,7 +35,7 @@ async def test_marks_leave_a_row_that_a_batch_holds_to_the_batch(make_store: Sto
         async with owner.transaction():
             # As a batch does that writes two positions, of which it has reached the second one only.
             await owner.execute("SELECT 1 FROM active_positions WHERE id = 2 FOR UPDATE")
-            written = await asyncio.wait_for(store.write_marks([mark(i) for i in (1, 2, 3)], lease.epoch), 5)
+            written = await asyncio.wait_for(store.write_marks([mark(i) for i in (1, 2, 3)], lease.epoch), PATIENCE)
             assert written == 2
             # The batch goes on to a row that the marks have written: nobody holds it any longer.
             await owner.execute("UPDATE active_positions SET quantity = 1 WHERE id = 1")
