@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import Enum
 from typing import Any
@@ -20,7 +20,7 @@ from exitguard.broker.port import Broker, BrokerRateLimited, BrokerUnauthorised,
 from exitguard.broker.rest import AlpacaBroker
 from exitguard.cli.brokers import CLOCK_REQUESTS_PER_MINUTE, make_broker, make_market_data, make_trade_stream
 from exitguard.cli.exits import Exit, exit_code_of, first_cause
-from exitguard.cli.standby import until_free
+from exitguard.cli.standby import outwait_visit, until_free, visitor
 from exitguard.config.build import build_info
 from exitguard.config.errors import ConfigError
 from exitguard.config.paths import state_dir
@@ -169,7 +169,7 @@ class AccountUnit:
             loop = asyncio.get_running_loop()
             began = loop.time()
             try:
-                await self._manage()
+                await self._live()
                 self._fleet.enter(self.name, State.ENDED)
                 return
             except Exception as error:
@@ -222,6 +222,25 @@ class AccountUnit:
             return True
         return False
 
+    async def _live(self) -> None:
+        """One life of the account, after whatever command of a person works on its books at the moment."""
+        while not self._fleet.stop.is_set():
+            try:
+                await self._manage()
+            except Exception as error:
+                if self._standby or not isinstance(first_cause(error), LeaseHeld) or not await self._outwait_visit():
+                    raise
+            else:
+                return
+
+    async def _outwait_visit(self) -> bool:
+        """Wait while a command holds the account's lease; False when another manager does."""
+        store = await PgAccountStore.connect(self._url, self.name)
+        try:
+            return await outwait_visit(store, self._fleet.stop, self._log)
+        finally:
+            await store.close()
+
     # One life of the account ----------------------------------------------------------------------------------------
 
     async def _manage(self) -> None:
@@ -267,7 +286,7 @@ class AccountUnit:
             store = await self._store(asyncio.Event())
             stack.push_async_callback(store.close)
             await visit_account(
-                self._manager_options(),
+                replace(self._manager_options(), holder=visitor(self._holder)),
                 store,
                 broker,
                 make_trade_stream(self._account, opened),

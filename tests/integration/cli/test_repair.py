@@ -8,6 +8,7 @@ import psycopg
 from tests.integration.cli.conftest import Program, Venue, wait_for
 from tests.support.ledger import batch, event, fill, position
 
+from exitguard.cli.standby import visitor
 from exitguard.core.records import PutFill, PutPosition
 from exitguard.store.repository import PgAccountStore
 
@@ -53,6 +54,8 @@ def test_books_are_mended_by_hand_when_no_manager_runs(ready: Program, venue: Ve
     assert (adopted["ok"], adopted["answered_by"], adopted["symbol"]) == (True, "command", "AAPL")
     assert adopted["entry_time"].startswith(venue.ask("GET", "/v2/clock", "large")["timestamp"][:10])
     assert ready.json("sync", "--account", "large")["in_sync"] is True
+    (held_by,) = ready.json("db", "query", "SELECT holder FROM leases")
+    assert held_by["holder"].startswith("visit:"), "a manager that starts meanwhile must know whom it waits for"
     again = ready.json("adopt", "AAPL", "--account", "large", "--yes", expect=1)
     assert "under management already" in again["result"]
 
@@ -86,6 +89,24 @@ def test_the_running_manager_mends_its_own_books(ready: Program, venue: Venue) -
     assert answer["answered_by"] == "manager"
     assert "under management already" in answer["result"]
     assert running.end() == 0
+
+
+def test_f44_a_manager_that_starts_during_a_visit_waits_for_its_end(ready: Program, venue: Venue) -> None:
+    with asyncio.Runner() as runner:
+        store = runner.run(PgAccountStore.connect(ready.environment["DATABASE_URL"], "large"))
+        lease = runner.run(store.acquire_lease(visitor("somebody's command"), timedelta(minutes=5)))
+        running = ready.start("run", "--account", "large")
+        standby = ready.start("run", "--account", "large", "--standby")
+        running.wait_for("A command works on the books of account large", holder="visit:somebody's command")
+        standby.wait_for("Standing by: a command works on the books of account large")
+        runner.run(store.release_lease(lease))
+        runner.run(store.close())
+    wait_for(
+        lambda: any(each.logged("Sleeping for 1 minute until next check...") for each in (running, standby)),
+        "one of them manages the account",
+    )
+    for each in (running, standby):
+        assert not each.logged("Taking over account"), "nobody was in charge before"
 
 
 def test_bad_requests_are_refused_in_one_line(ready: Program, venue: Venue) -> None:

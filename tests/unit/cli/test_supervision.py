@@ -42,7 +42,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Life(AccountUnit):
-    """An account whose lives are told beforehand: an error to fail with, or an event to run until."""
+    """An account whose lives are told beforehand: an error to fail with, or an event to run until.
+
+    `visited`: a command holds the lease, and not another manager.
+    """
+
+    visited = False
 
     def __init__(self, name: str, settings: Settings, fleet: Fleet, lives: list[Exception | asyncio.Event]) -> None:
         super().__init__(settings.accounts[name], settings, "postgresql://none", fleet, once=False)
@@ -54,6 +59,9 @@ class Life(AccountUnit):
             raise life
         self._fleet.enter(self.name, State.RUNNING)
         await life.wait()
+
+    async def _outwait_visit(self) -> bool:
+        return self.visited
 
 
 async def ended(*units: Life) -> None:
@@ -102,6 +110,18 @@ async def test_f27_what_needs_a_person_is_not_tried_again_and_stops_nobody_else(
     with pytest.raises(CommandFailed, match="account tiny") as caught:
         _conclude(fleet)
     assert caught.value.code == code
+
+
+async def test_f44_a_command_that_works_on_the_books_is_waited_for(settings: Settings) -> None:
+    stop = asyncio.Event()
+    fleet = Fleet(stop)
+    unit = Life("large", settings, fleet, [LeaseHeld("another process"), stop])
+    unit.visited = True
+    task = asyncio.ensure_future(ended(unit))
+    await eventually(lambda: fleet.states["large"] is State.RUNNING, "the manager to start")
+    stop.set()
+    await task
+    assert _conclude(fleet) == 0
 
 
 async def test_f85_keys_that_worked_before_are_tried_again(settings: Settings) -> None:
