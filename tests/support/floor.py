@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 import asyncpg
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from exitguard.broker.budget import RequestBudget
 from exitguard.broker.clock import SteppedClock, follow_venue_clock
@@ -187,7 +187,7 @@ class Floor:
         self.stop.set()
         for seat in self.seats.values():
             for task in seat.tasks[1:]:
-                await asyncio.wait_for(task, 20)
+                await asyncio.wait_for(task, PATIENCE)
             seat.tasks[0].cancel()
             with suppress(asyncio.CancelledError):
                 await seat.tasks[0]
@@ -230,7 +230,7 @@ class Floor:
                 for seat in self.seats.values()
             )
 
-        await eventually(seen, "every account sees the market's time", 30)
+        await eventually(seen, "every account sees the market's time")
 
     async def swept(self) -> None:
         """Every manager has swept the present minute, and no close is under way that the market would fill."""
@@ -248,12 +248,12 @@ class Floor:
 
         await self.until(behind, "every manager has swept and nothing is left closing", wanted=False)
 
-    async def until(self, question: Callable[[], Any], what: str, *, wanted: bool = True, seconds: float = 30) -> None:
+    async def until(self, question: Callable[[], Any], what: str, *, wanted: bool = True) -> None:
         """Ask until the answer is as wanted."""
-        end = asyncio.get_running_loop().time() + seconds
+        end = asyncio.get_running_loop().time() + PATIENCE
         while bool(await question()) is not wanted:
             if asyncio.get_running_loop().time() > end:
-                raise AssertionError(f"not within {seconds} s: {what}")
+                raise AssertionError(f"not within {PATIENCE:g} s: {what}")
             await asyncio.sleep(0.002)
 
     # Asking and ordering -----------------------------------------------------------------------------------------

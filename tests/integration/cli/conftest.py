@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import PATIENCE
 
 ACCOUNT = """
 [accounts.{name}]
@@ -41,7 +42,7 @@ allow_options = true
 """
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 40.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Ask until the answer is true; its value."""
     deadline = time.monotonic() + seconds
     while True:
@@ -97,7 +98,7 @@ class Running:
 
         wait_for(seen, f"log line {phrase!r} {fields}; last lines: {self.err[-3:]}")
 
-    def end(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+    def end(self, number: int = signal.SIGTERM, seconds: float = PATIENCE) -> int:
         """Ask it to stop; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -129,7 +130,7 @@ class Program:
     def _command(self, arguments: tuple[str, ...]) -> list[str]:
         return [sys.executable, "-m", "exitguard.cli.main", *arguments]
 
-    def run(self, *arguments: str, timeout: float = 60, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, timeout: float = PATIENCE, **environment: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             self._command(arguments),
             capture_output=True,
@@ -200,7 +201,7 @@ class Venue:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.description["rest"] + path, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             with error:

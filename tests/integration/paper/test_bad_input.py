@@ -15,13 +15,13 @@ import pytest
 from tests.integration.paper.conftest import Client, client_of, running
 from tests.integration.paper.sockets import connected, hear, tell
 from tests.integration.paper.test_trade_stream import events, listening
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from exitguard.paper.server.settings import SocketLimits
 
-HASTY = SocketLimits(head_seconds=0.15, body_seconds=0.15, auth_seconds=0.15, head_bytes=16_000)
+HASTY = SocketLimits(head_seconds=1.0, body_seconds=1.0, auth_seconds=1.0, head_bytes=16_000)
 MEBIBYTE = 1 << 20
 
 
@@ -36,7 +36,7 @@ async def unaffected(client: Client) -> AsyncIterator[None]:
 
         await trade()
         yield
-        await asyncio.wait_for(trade(), 5)
+        await asyncio.wait_for(trade(), PATIENCE)
         assert (await other.get("/v2/account"))[0] == 200
 
 
@@ -54,7 +54,7 @@ async def raw(client: Client) -> AsyncIterator[tuple[asyncio.StreamReader, async
 async def hung_up(reader: asyncio.StreamReader) -> bytes:
     """What comes until the exchange hangs up."""
     with contextlib.suppress(ConnectionError):
-        return await asyncio.wait_for(reader.read(), 5)
+        return await asyncio.wait_for(reader.read(), PATIENCE)
     return b""
 
 
@@ -178,7 +178,7 @@ async def test_huge_bodies_are_413_and_not_kept(client: Client) -> None:
                     for _ in range(200):
                         writer.write(piece)
                         await writer.drain()
-                assert b"413" in (await asyncio.wait_for(reader.read(200), 5)).split(b"\r\n")[0]
+                assert b"413" in (await asyncio.wait_for(reader.read(200), PATIENCE)).split(b"\r\n")[0]
             kept, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -193,7 +193,7 @@ async def test_ten_thousand_open_orders(client: Client) -> None:
     order = {**ORDER, "symbol": "F", "type": "limit", "limit_price": "0.01"}
     for _ in range(10_000):
         exchange.submit_order(account, order)
-    await eventually(lambda: not client.server.host.scheduler.busy, "all to be accepted", seconds=20)
+    await eventually(lambda: not client.server.host.scheduler.busy, "all to be accepted")
     async with unaffected(client):
         status, first = await client.get("/v2/orders?status=open&limit=500&direction=asc")
         assert (status, len(first)) == (200, 500)
@@ -206,7 +206,7 @@ async def test_ten_thousand_open_orders(client: Client) -> None:
             await client.quote("F", 11.50 + cents / 100, 11.52 + cents / 100)
         status, cancelled = await client.delete("/v2/orders")
         assert (status, len(cancelled)) == (207, 10_000)
-        await eventually(lambda: not account.open, "all to be cancelled", seconds=20)
+        await eventually(lambda: not account.open, "all to be cancelled")
     assert account.holds == {}
     assert account.stock_reserve == 0
 
@@ -277,7 +277,7 @@ async def test_clients_that_vanish_in_mid_frame(client: Client, path: str, after
         for _ in range(5):
             async with raw(client) as (reader, writer):
                 writer.write(handshake(path, client))
-                assert b"101" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                assert b"101" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
                 if after == "half a frame":
                     # 5,000 bytes are announced, ten come.
                     writer.write(struct.pack("!BBH4s", 0x81, 0x80 | 126, 5000, b"\0" * 4) + b'{"action":')
@@ -296,7 +296,7 @@ async def test_socket_messages_beyond_the_limit_end_the_connection(client: Clien
     async def send_and_hear(socket: ClientConnection) -> None:
         await socket.send("x" * (2 * MEBIBYTE))
         while True:
-            await asyncio.wait_for(socket.recv(), 5)
+            await asyncio.wait_for(socket.recv(), PATIENCE)
 
     async with unaffected(client), connect(getattr(client.server, path), max_size=None) as socket:
         with pytest.raises(ConnectionClosed):
@@ -340,7 +340,7 @@ async def test_a_hundred_clients_that_come_and_go(client: Client) -> None:
                 writer.write(b"POST /v2/orders HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n" + b"{" * 100)
             await writer.drain()
             if number % 2:
-                await asyncio.wait_for(reader.read(1), 5) if number % 3 != 2 else None
+                await asyncio.wait_for(reader.read(1), PATIENCE) if number % 3 != 2 else None
             writer.transport.abort()
 
     async with unaffected(client):

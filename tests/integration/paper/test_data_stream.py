@@ -6,7 +6,7 @@ import msgpack
 import pytest
 from tests.integration.paper.conftest import Client, client_of, running
 from tests.integration.paper.sockets import auth, connected, hear, hear_all, tell
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -150,7 +150,7 @@ async def test_every_documented_error_code(client: Client) -> None:
 
 
 async def test_limits_are_configurable() -> None:
-    limits = SocketLimits(stock_symbols=2, option_quotes=1, auth_seconds=0.05)
+    limits = SocketLimits(stock_symbols=2, option_quotes=1)
     async with running(limits=limits) as client:
         async with connected(client) as socket:
             assert (await tell(socket, {"action": "subscribe", "quotes": ["A", "B"], "trades": ["A"]}))[0]["T"] == (
@@ -160,9 +160,12 @@ async def test_limits_are_configurable() -> None:
         symbols = [await option_of(client, number=n) for n in (0, 1)]
         async with connected(client, packed=True, option=True) as socket:
             assert (await tell(socket, {"action": "subscribe", "quotes": symbols}, packed=True))[0]["code"] == 405
-        async with connect(client.server.data_stream_url) as silent:
-            await hear(silent)
-            assert (await hear(silent))[0] == {"T": "error", "code": 404, "msg": "auth timeout"}
+    async with (
+        running(limits=SocketLimits(auth_seconds=0.05)) as client,
+        connect(client.server.data_stream_url) as silent,
+    ):
+        await hear(silent)
+        assert (await hear(silent))[0] == {"T": "error", "code": 404, "msg": "auth timeout"}
 
 
 async def test_fragmented_subscriptions_and_compression(client: Client) -> None:
@@ -217,11 +220,11 @@ async def test_mute_cut_and_half_dead_data_sockets(client: Client) -> None:
         await tell(socket, {"action": "subscribe", "quotes": ["AAPL"]})
         await client.fault("data_mute", count=1)
         await client.quote("AAPL", 191, 191.02)
-        await asyncio.wait_for(await socket.ping(), 5)
+        await asyncio.wait_for(await socket.ping(), PATIENCE)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(socket.recv(), 0.05)
     async with connected(client) as socket:
-        await client.fault("data_half_dead", count=1, parameters={"seconds": 0.3})
+        await client.fault("data_half_dead", count=1, parameters={"seconds": 3600})
         await client.fault("data_disconnect", count=1)
         with pytest.raises(ConnectionClosed):
             await hear(socket)

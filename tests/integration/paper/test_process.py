@@ -3,11 +3,11 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
@@ -49,15 +50,13 @@ def running(**given: Any) -> Iterator[dict[str, Any]]:
         yield {**json.loads(process.stdout.readline()), "process": process}
     finally:
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
 
 
 def test_the_first_line_is_the_contract_and_it_starts_quickly() -> None:
-    begun = time.monotonic()
+    begun = worked()
     with running(generate=7, start="2026-11-18T10:00:00-05:00") as said:
-        # One second on an idle machine; the bound only catches a collapse.
-        assert time.monotonic() - begun < 10
         assert set(said) == {
             "rest", "stream", "data", "data_stream", "option_stream", "admin", "accounts", "process",
         }  # fmt: skip
@@ -69,8 +68,15 @@ def test_the_first_line_is_the_contract_and_it_starts_quickly() -> None:
                 "APCA-API-SECRET-KEY": said["accounts"]["demo"]["secret"],
             },
         )
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             assert json.load(answer)["timestamp"].startswith("2026-11-18T10:00")
+    assert worked() - begun < 10, "one second on a usual machine; the bound only catches a collapse"
+
+
+def worked() -> float:
+    """Processor seconds of all processes that have ended: what else the machine does is not in them."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_the_same_seed_gives_the_same_keys() -> None:
@@ -84,7 +90,7 @@ def test_people_get_a_readable_announcement_and_interrupts_end_it() -> None:
     assert "Paper exchange on http://127.0.0.1:" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
     assert "account demo" in rest
 
@@ -101,7 +107,7 @@ def test_people_get_a_readable_announcement_and_interrupts_end_it() -> None:
 )
 def test_wrong_settings_are_one_line_and_an_exit_code(given: dict[str, Any], code: int, words: str) -> None:
     process = start(**given)
-    said, errors = process.communicate(timeout=20)
+    said, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, said) == (code, "")
     assert errors.count("\n") == 1
     assert words in errors
@@ -112,7 +118,7 @@ def test_a_used_port_is_exit_code_73() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         process = start(port=taken.getsockname()[1])
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 73
     assert "choose another port" in errors
     assert errors.count("\n") == 1
@@ -130,7 +136,12 @@ def test_the_documented_example_runs_as_printed() -> None:
             "PAPER_SECRET": account["secret"],
         }
         done = subprocess.run(
-            [sys.executable, "-c", example], capture_output=True, text=True, timeout=60, env=environment, check=False
+            [sys.executable, "-c", example],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=environment,
+            check=False,
         )
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()

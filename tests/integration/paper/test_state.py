@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from tests.integration.paper.conftest import running, settings
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from exitguard.paper.server.app import PaperServer
 from exitguard.paper.server.state import FILE, StateError
@@ -44,16 +44,15 @@ class Exchange:
         headers = {"APCA-API-KEY-ID": account["key"], "APCA-API-SECRET-KEY": account["secret"]}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.said["rest"] + path, data=data, headers=headers, method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             content = answer.read()
             return json.loads(content) if content else None
 
     def until(self, condition: Callable[[], bool]) -> None:
-        for _ in range(2000):
-            if condition():
-                return
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come to that"
             time.sleep(0.005)
-        raise AssertionError("it did not come to that")
 
     def view(self) -> dict[str, Any]:
         """Everything that is to survive, as a client sees it."""
@@ -70,7 +69,7 @@ class Exchange:
 
     def stop(self, number: int = signal.SIGTERM) -> str:
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == (0 if number == signal.SIGTERM else -number), errors
         return errors
 
@@ -168,7 +167,7 @@ def complaint(state: Path, *more: str) -> tuple[int, str]:
     """Exit code and error of an exchange that cannot start."""
     command = [sys.executable, "-m", "exitguard.cli.main", "paper", "--json", "--state", str(state), *BASE, *more]
     process = Popen(command, stdout=PIPE, stderr=PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    said, errors = process.communicate(timeout=20)
+    said, errors = process.communicate(timeout=PATIENCE)
     assert said == ""
     assert errors.count("\n") == 1, errors
     return process.returncode, errors
@@ -235,7 +234,7 @@ async def test_a_state_that_cannot_be_written_ends_the_exchange(tmp_path: Path) 
         status, _ = await client.post("/v2/orders", order)
         assert status == 500, "an order that is not kept must not be answered as if it were"
         with pytest.raises(StateError, match="cannot be used"):
-            await asyncio.wait_for(waiting, 5)
+            await asyncio.wait_for(waiting, PATIENCE)
 
 
 async def test_new_accounts_join_and_splits_and_names_survive(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import pytest
 from tests.integration.paper.conftest import Client, client_of, running
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -27,7 +27,7 @@ async def say(socket: ClientConnection, message: Any, *, binary: bool = False) -
 
 
 async def hear(socket: ClientConnection) -> Any:
-    frame = await asyncio.wait_for(socket.recv(), 5)
+    frame = await asyncio.wait_for(socket.recv(), PATIENCE)
     assert isinstance(frame, bytes), "the paper stream sends binary frames"
     return json.loads(frame)
 
@@ -216,7 +216,7 @@ async def test_dropped_doubled_late_reordered_unknown_and_null_updates(client: C
         swapped = [data["event"] for data in await after(client, socket)]
         assert sorted(swapped) == sorted(normal)
         assert swapped != normal
-        await client.fault("stream_delay", count=1, parameters={"seconds": 0.1})
+        await client.fault("stream_delay", count=1, parameters={"seconds": 1.0})
         late = [data["event"] for data in await after(client, socket, expect=len(normal))]
         assert late[-1] == normal[0]
         await client.fault("stream_unknown", count=1)
@@ -238,19 +238,20 @@ async def test_a_mute_socket_answers_pings_and_says_nothing(client: Client) -> N
         await client.fault("stream_mute", account="large")
         await client.buy()
         await eventually(lambda: len(client.server.exchange.fills_json()) == 1, "the fill")
-        await asyncio.wait_for(await socket.ping(), 5)
+        await asyncio.wait_for(await socket.ping(), PATIENCE)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(socket.recv(), 0.05)
 
 
 async def test_a_cut_socket_and_a_half_dead_session_that_blocks_reconnecting(client: Client) -> None:
-    async with listening(client) as socket:
-        await client.fault("stream_half_dead", count=1, parameters={"seconds": 0.3})
-        await client.fault("stream_disconnect", count=1)
-        with pytest.raises(ConnectionClosed):
-            await hear(socket)
+    for account, seconds in (("tiny", 3600), ("large", 0.1)):
+        async with listening(client, account) as socket:
+            await client.fault("stream_half_dead", count=1, account=account, parameters={"seconds": seconds})
+            await client.fault("stream_disconnect", count=1, account=account)
+            with pytest.raises(ConnectionClosed):
+                await hear(socket)
     with pytest.raises(InvalidStatus) as refused:
-        async with connect(client.server.stream_url, additional_headers=keys(client)):
+        async with connect(client.server.stream_url, additional_headers=keys(client, "tiny")):
             raise AssertionError("let in although the old session is still there")
     assert refused.value.response.status_code == 429
     stream = client.server.app.trade_stream
