@@ -74,6 +74,11 @@ def remark(text: str) -> None:
     sys.stderr.flush()
 
 
+def program() -> str:
+    """Exitguard as the person who started it called it, so that a command that we name can be copied."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "exitguard" else "exitguard"
+
+
 def console() -> "Console":
     """A console for tables on stdout; colours only on a terminal."""
     from rich.console import Console

@@ -38,7 +38,9 @@ def demo(
     ] = None,
     keep: Annotated[bool, Parameter(negative="", help="Leave everything running and say how to reach it.")] = False,
     stop: Annotated[bool, Parameter(negative="", help="Stop what an earlier --keep left running.")] = False,
-    day: Annotated[str | None, Parameter(help="Session to play, YYYY-MM-DD; without: the newest.")] = None,
+    day: Annotated[
+        str | None, Parameter(help="YYYY-MM-DD, without: today. When no market opens on it, the next session.")
+    ] = None,
     picture: Annotated[Path | None, Parameter(show=False, help="Write an SVG of the demo.")] = None,
 ) -> int:
     """Play one whole trading day on this machine, no account needed. Exit 1 if any exit was missed or duplicated."""
@@ -127,7 +129,8 @@ class _View:
         if self._picture is not None and (snapshot.minute == _PICTURE_MINUTE or self._frame is None):
             self._frame = (snapshot, session)
         if isinstance(self._live, Live):
-            self._live.update(render(snapshot, session, self._live.console.height), refresh=True)
+            size = self._live.console.size
+            self._live.update(render(snapshot, session, size.height, size.width), refresh=True)
         elif snapshot.minute % 60 == 0:
             remark(f"exitguard: {_progress(snapshot)}")
 
@@ -140,7 +143,7 @@ class _View:
 
         canvas = Console(record=True, file=io.StringIO(), width=_PICTURE_WIDTH, force_terminal=True)
         if self._frame is not None:
-            canvas.print(render(*self._frame, rows=36))
+            canvas.print(render(*self._frame, rows=36, columns=_PICTURE_WIDTH))
         canvas.print(render_summary(summary))
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without the fonts that rich would have a viewer fetch from elsewhere: any fixed-width font will do.
@@ -166,7 +169,9 @@ def _report(summary: "Summary", kept: "Kept | None", *, json: bool) -> None:
     if json:
         emit_json(summary.to_json())
         return
-    from exitguard.cli.demo.report import render
+    from exitguard.cli.demo.report import ended_lines, render
     from exitguard.cli.output import console
 
     console().print(render(summary))
+    for line in ended_lines() if kept is None else ():
+        emit(line)

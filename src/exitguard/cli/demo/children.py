@@ -18,7 +18,7 @@ from pathlib import Path
 
 from exitguard.core.errors import ExitguardError
 
-STOP_PATIENCE = 8.0
+STOP_PATIENCE = 30.0
 TAIL_LINES = 12
 _LONGEST_LINE = 400
 

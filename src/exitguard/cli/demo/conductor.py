@@ -22,9 +22,9 @@ from exitguard.core.session import NEW_YORK, Session
 from exitguard.store.operator import Operator
 
 # Wall seconds that a manager may take for one market minute before the demo gives up.
-MINUTE_PATIENCE = 30.0
+MINUTE_PATIENCE = 120.0
 # Wall seconds that a dispatcher may take to look at new signals before the day goes on without it.
-SIGNAL_PATIENCE = 3.0
+SIGNAL_PATIENCE = 30.0
 # Wall seconds that closes under way may take at the end of a market minute before the day goes on without them.
 CLOSE_PATIENCE = 1.0
 _SIGNAL_LIFE = timedelta(minutes=10)

@@ -24,7 +24,7 @@ from exitguard.core.session import NEW_YORK, Session, table_calendar
 from exitguard.store.files import try_lock
 from exitguard.store.operator import Operator
 
-START_PATIENCE = 30.0
+START_PATIENCE = 120.0
 _BEFORE_OPEN = timedelta(minutes=1)
 _CHAIN_DAYS = timedelta(days=16)
 # What would make a child serve other accounts, another database, or say more or less than the demo expects.

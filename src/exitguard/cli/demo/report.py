@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from exitguard.cli.demo.verify import AccountReport, Verdict
+from exitguard.cli.output import program
 
 if TYPE_CHECKING:
     from exitguard.cli.demo.play import Kept
@@ -71,10 +72,14 @@ def render(summary: Summary) -> RenderableType:
 
 
 def _accounts(summary: Summary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=f"One trading day, {summary.day:%A %d %B %Y}", title_justify="left")
-    table.add_column("account")
-    for name in ("opened", "closed", "left open", "won", "realised P&L", "slippage", "mean", "trigger to fill"):
-        table.add_column(name, justify="right")
+    title = f"One trading day, {summary.day:%A %d %B %Y}"
+    told = "slippage: from the price that broke the rule to the fill; its seconds are market time, played fast"
+    # Short words above, units there too: 80 columns hold all of it.
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    table.caption, table.caption_justify = told, "left"
+    table.add_column("account", no_wrap=True)
+    for name in ("opened", "closed", "left\nopen", "won", "realised\nP&L $", "slippage\n$", "mean\nbp", "median\ns"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, report in summary.verdict.accounts.items():
         table.add_row(name, *_account_cells(report))
     return table
@@ -83,26 +88,26 @@ def _accounts(summary: Summary) -> Table:
 def _account_cells(report: AccountReport) -> list[Text]:
     slip = report.slippage.to_json()
     share = f"{100 * report.wins // report.closed} %" if report.closed else "-"
-    bps = f"{slip['mean_bp']} bp" if slip["mean_bp"] is not None else "-"
-    seconds = f"{slip['median_seconds']:.0f} s" if slip["median_seconds"] is not None else "-"
+    bps = str(slip["mean_bp"]) if slip["mean_bp"] is not None else "-"
+    seconds = f"{slip['median_seconds']:.0f}" if slip["median_seconds"] is not None else "-"
     return [
         Text(str(report.opened)),
         Text(str(report.closed)),
         Text(str(report.left_open), style="bold red" if report.left_open else "green"),
         Text(share),
-        money(report.realised_pnl),
-        money(report.slippage.dollars),
+        money(report.realised_pnl, unit=""),
+        money(report.slippage.dollars, unit=""),
         Text(bps),
         Text(seconds),
     ]
 
 
-def money(value: Decimal | None, digits: str = "0.01") -> Text:
+def money(value: Decimal | None, digits: str = "0.01", unit: str = " $") -> Text:
     """Dollars with a sign, green above zero and red below."""
     if value is None:
         return Text("-", style="dim")
     style = "green" if value > 0 else "red" if value < 0 else ""
-    return Text(f"{value.quantize(Decimal(digits)):+,} $", style=style)
+    return Text(f"{value.quantize(Decimal(digits)):+,}{unit}", style=style)
 
 
 def _reasons(summary: Summary) -> Table:
@@ -153,11 +158,19 @@ def kept_lines(kept: "Kept") -> list[str]:
     lines = [
         f"exchange      {kept.addresses.rest}",
         f"settings      {kept.settings}",
-        f"database      exitguard db url --config {kept.settings}",
-        f"psql          exitguard db psql --config {kept.settings}",
+        f"database      {program()} db url --config {kept.settings}",
+        f"psql          {program()} db psql --config {kept.settings}",
     ]
     lines += [
         f"account       {name}: number {each.account_number}, key in {kept.settings.parent / f'{name}.key'}"
         for name, each in kept.addresses.accounts.items()
     ]
-    return [*lines, f"logs          {kept.settings.parent}/*.log", "stop it with  exitguard demo --stop"]
+    return [*lines, f"logs          {kept.settings.parent}/*.log", f"stop it with  {program()} demo --stop"]
+
+
+def ended_lines() -> list[str]:
+    """What a person may do next when nothing was kept running."""
+    return [
+        f"The ledger stays: {program()} positions --closed; {program()} events; {program()} db psql",
+        f"The next day stays open to look at: {program()} demo --keep",
+    ]

@@ -1,13 +1,13 @@
 """The live view: market clock and progress, open positions with their protection, and what just happened."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from rich import box
-from rich.align import Align
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from exitguard.cli.demo.conductor import Snapshot
 from exitguard.cli.demo.report import money
+from exitguard.core.instrument import InvalidSymbol, parse_instrument
 from exitguard.core.session import NEW_YORK, Session
 
 ZERO = Decimal(0)
@@ -38,14 +39,39 @@ _EVENT_STYLE = {
 }
 
 
-def render(snapshot: Snapshot, session: Session, rows: int = 40) -> RenderableType:
-    """One frame that fits `rows` lines."""
-    # Around the positions: header, the table's own lines, events, a free line.
-    room = max(6, rows - 9 - _EVENT_ROWS - len(snapshot.trouble[-3:]))
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    width: int
+    needs: int = 0
+    """Shown on terminals of at least so many columns: a number that is cut in the middle is worse than none."""
+    right: bool = False
+
+
+_COLUMNS = (
+    _Column("acct", 5),
+    _Column("contract", 18),
+    _Column("side", 5),
+    _Column("qty", 5, right=True),
+    _Column("entry", 8, needs=96, right=True),
+    _Column("mark", 7, right=True),
+    _Column("P&L", 12, right=True),
+    _Column("%", 6, needs=96, right=True),
+    _Column("state", 11),
+    _Column("due", 6),
+    _Column("because of", 18, needs=114),
+)
+
+
+def render(snapshot: Snapshot, session: Session, rows: int = 40, columns: int = 120) -> RenderableType:
+    """One frame that fits `rows` lines and `columns`; 24 by 80 is the smallest."""
+    events = _EVENT_ROWS if rows >= 30 else _EVENT_ROWS - 3
+    # Around the positions: header (4), the table's own lines (4), the frame of the events (2), a free line.
+    room = max(5, rows - 11 - events - len(snapshot.trouble[-3:]))
     return Group(
         _header(snapshot, session),
-        _positions(snapshot, session, room),
-        _events(snapshot),
+        _positions(snapshot, session, room, columns),
+        _events(snapshot, events, columns),
         *([_trouble(snapshot)] if snapshot.trouble else []),
     )
 
@@ -54,13 +80,15 @@ def _header(snapshot: Snapshot, session: Session) -> RenderableType:
     local = snapshot.now.astimezone(NEW_YORK)
     state = Text("open", style="bold green") if session.contains(snapshot.now) else Text("closed", style="bold red")
     grid = Table.grid(expand=True, padding=(0, 2))
-    for _ in range(2):
-        grid.add_column()
+    grid.add_column(no_wrap=True)
     grid.add_column(ratio=1)
     clock = Text(f"{local:%a %d %b}  ", style="dim") + Text(f"{local:%H:%M} New York  ", style="bold") + state
     bar = ProgressBar(total=snapshot.minutes, completed=min(snapshot.minute, snapshot.minutes), width=None)
-    grid.add_row(clock, _totals(snapshot), bar)
-    return Panel(grid, title="[bold]exitguard[/]  every position gets out", title_align="left", box=box.ROUNDED)
+    grid.add_row(clock, bar)
+    totals = _totals(snapshot)
+    totals.no_wrap, totals.overflow = True, "ellipsis"
+    title = "[bold]exitguard[/]  every position gets out"
+    return Panel(Group(grid, totals), title=title, title_align="left", box=box.ROUNDED)
 
 
 def _totals(snapshot: Snapshot) -> Text:
@@ -78,95 +106,97 @@ def _totals(snapshot: Snapshot) -> Text:
     return text
 
 
-def _positions(snapshot: Snapshot, session: Session, room: int) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1))
-    table.add_column("account", style="dim", no_wrap=True)
-    table.add_column("contract", no_wrap=True)
-    table.add_column("side", no_wrap=True)
-    for name in ("qty", "entry", "mark", "P&L", "%"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("next deadline", no_wrap=True)
-    for row in snapshot.positions[:room]:
-        table.add_row(*_cells(row, snapshot.now, session))
+def _positions(snapshot: Snapshot, session: Session, room: int, columns: int) -> RenderableType:
+    shown = [column for column in _COLUMNS if columns >= column.needs]
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=0)
+    for column in shown:
+        justify: JustifyMethod = "right" if column.right else "left"
+        table.add_column(column.name, min_width=column.width, justify=justify, no_wrap=True)
     hidden = len(snapshot.positions) - room
+    visible = snapshot.positions[: room - 1 if hidden > 0 else room]
+    for row in visible:
+        cells = _cells(row, session)
+        table.add_row(*(cells[column.name] for column in shown))
     if hidden > 0:
-        table.add_row(Text(f"… {hidden} more", style="dim"), *[""] * 9)
-    for _ in range(room - min(room, len(snapshot.positions)) - (1 if hidden > 0 else 0)):
-        table.add_row(*[""] * 10)
+        table.add_row("…", Text(f"{hidden + 1} more", style="dim"))
+    for _ in range(room - len(visible) - (hidden > 0)):
+        table.add_row("")
     return table
 
 
-def _cells(row: Mapping[str, Any], now: datetime, session: Session) -> list[Text]:
+def _cells(row: Mapping[str, Any], session: Session) -> dict[str, Text]:
     percent = row["current_pnl_percent"]
     style = "" if percent is None else "green" if percent > 0 else "red" if percent < 0 else ""
     words, colour = _PROTECTION.get(row["protection"], (str(row["protection"]), ""))
+    due, because = _deadline(row, session)
     if row["status"] == "closing":
-        words, colour = f"→ closing: {row['close_reason'] or '?'}", "bold cyan"
-    kind = {"STOCK": "", "CALL": " call", "PUT": " put"}[row["instrument_type"]]
-    return [
-        Text(row["account_name"]),
-        Text(contract_name(row)),
-        Text(f"{row['side']}{kind}", style="magenta" if row["side"] == "short" else ""),
-        Text(f"{row['quantity']:f}"),
-        Text(f"{row['entry_price']:.2f}"),
-        Text("-" if row["current_price"] is None else f"{row['current_price']:.2f}"),
-        money(row["current_pnl_dollars"]),
-        Text("-" if percent is None else f"{percent:+.1f}", style=style),
-        Text(words, style=colour),
-        Text(_deadline(row, now, session), style="dim"),
-    ]
+        words, colour, due, because = "→ closing", "bold cyan", "now", str(row["close_reason"] or "?")
+    return {
+        "acct": Text(row["account_name"], style="dim"),
+        "contract": Text(contract_name(str(row["symbol"]))),
+        "side": Text(row["side"], style="magenta" if row["side"] == "short" else ""),
+        "qty": Text(f"{row['quantity']:f}"),
+        "entry": Text(f"{row['entry_price']:.2f}"),
+        "mark": Text("-" if row["current_price"] is None else f"{row['current_price']:.2f}"),
+        "P&L": money(row["current_pnl_dollars"]),
+        "%": Text("-" if percent is None else f"{percent:+.1f}", style=style),
+        "state": Text(words, style=colour),
+        "due": Text(due, style="dim"),
+        "because of": Text(because, style="dim"),
+    }
 
 
-def contract_name(row: Mapping[str, Any]) -> str:
-    """A contract as people say it: the ticker, and for options expiry and strike."""
-    symbol = str(row["symbol"])
-    if row["instrument_type"] == "STOCK":
+def contract_name(symbol: str) -> str:
+    """A contract as people say it: the ticker, and for options expiry, strike, and C or P."""
+    try:
+        option = parse_instrument(symbol)
+    except InvalidSymbol:
         return symbol
-    strike = Decimal(symbol[-8:]).scaleb(-3).normalize()
-    expiry = row["expiration_date"]
-    return f"{row['ticker']} {expiry:%d%b} {strike:f}"
+    if option.expiry is None or option.strike is None:
+        return symbol
+    return f"{option.underlying} {option.expiry:%d%b} {option.strike.normalize():f} {option.type[0]}"
 
 
-def _deadline(row: Mapping[str, Any], now: datetime, session: Session) -> str:
+def _deadline(row: Mapping[str, Any], session: Session) -> tuple[str, str]:
     due, why = row["max_hold_deadline"], "max hold"
     if row["strategy_type"] == "day_trade" and session.close - timedelta(minutes=5) < due:
         due, why = session.close - timedelta(minutes=5), "day trade"
-    left = int((due - now).total_seconds() // 60)
     local = due.astimezone(NEW_YORK)
-    when = f"{local:%H:%M}" if local.date() == session.day else f"{local:%d %b}"
-    return f"{when} {why}, {left // 60}:{left % 60:02d}" if left >= 0 else f"{when} {why}"
+    return (f"{local:%H:%M}" if local.date() == session.day else f"{local:%d %b}"), why
 
 
-def _events(snapshot: Snapshot) -> RenderableType:
+def _events(snapshot: Snapshot, rows: int, columns: int) -> RenderableType:
     names = {(row["account_name"], row["id"]): str(row["symbol"]) for row in snapshot.positions}
     names |= {(row["account_name"], row["position_id"]): str(row["symbol"]) for row in snapshot.history}
-    table = Table.grid(padding=(0, 1))
-    for _ in range(5):
+    table = Table.grid(padding=(0, 1), expand=True)
+    for _ in range(4):
         table.add_column(no_wrap=True)
-    for row in snapshot.events[:_EVENT_ROWS]:
+    # What is told last gives way on a narrow terminal, never the words before it.
+    table.add_column(no_wrap=True, ratio=1)
+    for row in snapshot.events[:rows]:
         local = row["at"].astimezone(NEW_YORK)
         kind, data = row["event_type"], row["event_data"]
         symbol = data.get("symbol") or names.get((row["account_name"], row["position_id"]), "")
         table.add_row(
-            Text(f"{local:%H:%M:%S}", style="dim"),
+            Text(f"{local:%H:%M:%S}" if columns >= 96 else f"{local:%H:%M}", style="dim"),
             Text(row["account_name"], style="dim"),
-            Text(kind.replace("_", " "), style=_EVENT_STYLE.get(kind, "")),
-            Text(str(symbol)),
+            Text(_KIND.get(kind, kind.replace("_", " ")), style=_EVENT_STYLE.get(kind, "")),
+            Text(contract_name(str(symbol))),
             Text(_told(data), style="dim"),
         )
-    return Panel(Align.left(table), title="what happens", title_align="left", box=box.ROUNDED, height=_EVENT_ROWS + 2)
+    return Panel(table, title="what happens", title_align="left", box=box.ROUNDED, height=rows + 2)
 
 
+_KIND = {"protection_changed": "protection", "exit_triggered": "triggered", "bracket_restored": "restored"}
+# In the order in which they matter: a narrow terminal cuts the last ones.
 _TOLD = {
-    "reason": "", "rule": "", "bracket": "bracket ", "before": "was ", "quantity": "", "entry_price": "at ",
-    "price": "at ", "exit_price": "at ", "realised_pnl": "P&L ", "message": "",
+    "reason": "", "rule": "", "bracket": "bracket ", "protection": "", "before": "was ", "realised_pnl": "P&L ",
+    "quantity": "", "entry_price": "at ", "price": "at ", "exit_price": "at ", "message": "",
 }  # fmt: skip
 
 
 def _told(data: Mapping[str, Any]) -> str:
-    parts = [f"{word}{short(data[name])}" for name, word in _TOLD.items() if data.get(name) not in (None, "")]
-    return "  ".join(parts)[:90]
+    return "  ".join(f"{word}{short(data[name])}" for name, word in _TOLD.items() if data.get(name) not in (None, ""))
 
 
 def short(value: object) -> str:
