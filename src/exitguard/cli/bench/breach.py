@@ -22,7 +22,7 @@ P99 = Target(3.0, of_ratio=True)
 # Between a quiet premium and a breached one.
 _BARE_LEVEL = 3.0
 _POSITIONS_A_BATCH = 200
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _ROUND_SECONDS = 0.5
 
 _SETTINGS = """

@@ -33,7 +33,7 @@ OPTIONS = "/v1beta1/indicative"
 # Polls of the account that the manager makes once it listens, before the first round: its books then agree with ours.
 _POLLS_BEFORE = 1
 _READY_SECONDS = 90.0
-_ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS = 30.0
 # Rest between rounds, in seconds: long enough for the manager to book one exit before the next begins.
 _REST = (0.01, 0.025)
 # The quiet feed meanwhile: 4,000 quotes a second.
