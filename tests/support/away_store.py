@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from tests.support.memory_store import MemoryLedger, MemoryStore
 
+from exitguard.core.reconcile import KnownOrder
 from exitguard.core.records import (
     Batch,
     CommandRecord,
@@ -66,6 +67,11 @@ class AwayStore(MemoryStore):
         """Entries without a position."""
         self._reach()
         return await super().unlinked_executions(limit)
+
+    async def own_orders(self, ids: Sequence[str]) -> list[KnownOrder]:
+        """What the books know of these ids."""
+        self._reach()
+        return await super().own_orders(ids)
 
     async def pending_commands(self) -> list[CommandRecord]:
         """Requests without an answer."""

@@ -245,7 +245,7 @@ class Managed:
             take_profit=Decimal(target) if target else None,
             max_hold_minutes=max_hold_minutes,
         )
-        await self._write(PutExecution(execution))
+        await self.write(PutExecution(execution))
         request = OrderRequest(
             client_id,
             symbol,
@@ -260,11 +260,12 @@ class Managed:
         )
         result = await self.broker.submit(request)
         assert isinstance(result, Accepted), result
-        await self._write(
+        await self.write(
             PutExecution(replace(execution, status=ExecutionStatus.ACCEPTED, broker_order_id=result.order.id))
         )
 
-    async def _write(self, *operations: PutExecution) -> None:
+    async def write(self, *operations: PutExecution) -> None:
+        """Write to the ledger as the dispatcher does."""
         lease = await self.store.acquire_lease("entries", timedelta(minutes=1), "dispatcher")
         await self.store.commit(Batch(uuid4(), self.name, lease.epoch, self.venue.time, operations))
         await self.store.release_lease(lease)

@@ -18,7 +18,7 @@ from exitguard.cli.requests import Asked, Requests
 from exitguard.config.secrets import Credentials, SecretReader, credentials
 from exitguard.config.settings import AccountSettings, Settings
 from exitguard.core.instrument import parse_instrument
-from exitguard.core.reconcile import FindingKind
+from exitguard.core.reconcile import FindingKind, KnownOrder
 from exitguard.core.records import CommandVerb
 from exitguard.ops.sync import AccountComparison, compare_account, describe, render
 from exitguard.store.operator import Operator
@@ -170,7 +170,7 @@ async def _ask(
 ) -> AccountComparison:
     broker = make_broker(account, found)
 
-    async def known(ids: list[str]) -> list[Row]:
+    async def known(ids: list[str]) -> list[KnownOrder]:
         return await operator.own_orders(account.name, ids)
 
     try:

@@ -5,7 +5,7 @@ fills by up to ten seconds (Alpaca-API#276), and one answer is never a verdict (
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 
@@ -57,6 +57,18 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownOrder:
+    """What the ledger says of one of our orders: its ids, and whether it still has a purpose of its own.
+
+    A leg, which the broker named, has no client order id or that of the entry that it belongs to.
+    """
+
+    order_id: str | None
+    client_order_id: str | None
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class OwnOrders:
     """What our books know of orders.
 
@@ -68,6 +80,15 @@ class OwnOrders:
     prefix: str
     order_ids: Collection[str] = ()
     wanted: Collection[str] = ()
+
+    def with_known(self, known: Iterable[KnownOrder]) -> "OwnOrders":
+        """The same with what the ledger says."""
+        rows = list(known)
+        return replace(
+            self,
+            order_ids={*self.order_ids, *(row.order_id for row in rows if row.order_id is not None)},
+            wanted={*self.wanted, *(row.client_order_id for row in rows if row.wanted and row.client_order_id)},
+        )
 
 
 def compare(ours: Mapping[str, Decimal], theirs: Mapping[str, Decimal]) -> list[Finding]:
@@ -103,6 +124,12 @@ def compare_orders(orders: Iterable[BrokerOrder], own: OwnOrders, held: Collecti
             elif member.symbol not in held and not any(each.client_order_id in own.wanted for each in order.family()):
                 findings[member.id] = _order_finding(FindingKind.ORPHAN_ORDER, member)
     return sorted(findings.values(), key=lambda found: (found.symbol, found.order_id or ""))
+
+
+def names_of(orders: Iterable[BrokerOrder]) -> list[str]:
+    """Every id under which the ledger may know these orders and their legs."""
+    members = [member for order in orders for member in order.family()]
+    return sorted({name for each in members for name in (each.id, each.client_order_id, each.replaces) if name})
 
 
 def _is_ours(order: BrokerOrder, own: OwnOrders) -> bool:

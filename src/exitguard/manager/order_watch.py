@@ -5,11 +5,14 @@ order of somebody else is never ours to touch, and one of ours goes when a perso
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime
 
-from exitguard.core.reconcile import Finding, FindingKind, OwnOrders, compare_orders, order_prefix
+from exitguard.core.orders import BrokerOrder
+from exitguard.core.reconcile import Finding, FindingKind, OwnOrders, compare_orders, names_of, order_prefix
 from exitguard.core.records import AppendEvent, EventType
 from exitguard.manager.context import AccountContext
+from exitguard.manager.pieces import in_pieces
 from exitguard.store.port import StoreUnavailable
 
 # Polls in a row in which an order must be there before it is told: most are filled or cancelled by then.
@@ -32,43 +35,64 @@ class OrderWatch:
         self.findings: list[Finding] = []
 
     async def look(self, held: Collection[str], now: datetime) -> None:
-        """Compare the open orders that are known with our books. `held`: contracts that we or the broker hold."""
-        self.findings = await self._compare(held)
-        self._strikes = {_key(found): self._strikes.get(_key(found), 0) + 1 for found in self.findings}
-        for finding in self.findings:
-            if self._strikes[_key(finding)] == STRIKES:
-                self._tell(finding, now)
+        """Compare the open orders that are known with our books. `held`: contracts that we or the broker hold.
+
+        Only the ledger knows all that was ever ours. While it does not answer nothing new is told, and what was told
+        stands as long as its order rests.
+        """
+        suspects, own = await self._suspects(held)
+        undecided: set[str] = set()
+        try:
+            self.findings = await self._judge(suspects, own, held)
+        except StoreUnavailable as error:
+            self._context.log.warning("whose the open orders are cannot be read", reason=str(error))
+            resting = {member.id for order in suspects for member in order.family()}
+            self.findings = [found for found in self.findings if found.order_id in resting]
+            self._strikes = {_key(found): self._strikes[_key(found)] for found in self.findings}
+            undecided = {_name(kind, order_id) for kind in _EVENTS for order_id in resting}
+        else:
+            self._strikes = {_key(found): self._strikes.get(_key(found), 0) + 1 for found in self.findings}
+            for finding in self.findings:
+                if self._strikes[_key(finding)] == STRIKES:
+                    self._tell(finding, now)
         prefixes = tuple(f"{kind.value}:" for kind in _EVENTS)
         for key in sorted(self._context.alarms.active):
-            if key.startswith(prefixes) and key not in self._strikes:
+            if key.startswith(prefixes) and key not in self._strikes and key not in undecided:
                 self._context.alarms.clear(key, now)
 
-    async def _compare(self, held: Collection[str]) -> list[Finding]:
+    async def _suspects(self, held: Collection[str]) -> tuple[list[BrokerOrder], OwnOrders]:
+        """Open orders that by themselves and our memory seem to be nobody's or somebody else's, and what we remember.
+
+        A leg is looked at with the order that it belongs to: alone it has no purpose and a strange name.
+        """
         context = self._context
-        orders = context.open_orders()
-        prefix = order_prefix(context.name)
-        legs = {
-            leg.id
-            for order in context.orders.values()
-            if order.client_order_id.startswith(prefix)
-            for leg in order.legs
-        }
-        resting = {
-            order_id
-            for tracked in context.positions.values()
-            for order_id in (tracked.record.stop_order_id, tracked.record.target_order_id)
-            if order_id is not None
-        }
-        own = OwnOrders(prefix, legs | resting, context.intents.keys())
-        findings = compare_orders(orders, own, held)
-        if not any(found.kind is FindingKind.ORPHAN_ORDER for found in findings):
-            return findings
-        try:
-            entries = {execution.client_order_id for execution in await context.ledger.store.open_executions()}
-        except StoreUnavailable as error:
-            context.log.warning("entries cannot be read, orders without a purpose unknown", reason=str(error))
-            return [found for found in findings if found.kind is not FindingKind.ORPHAN_ORDER]
-        return compare_orders(orders, OwnOrders(prefix, own.order_ids, {*context.intents, *entries}), held)
+        legs: set[str] = set()
+        resting: set[str] = set()
+        async for orders in in_pieces(context.open_orders()):
+            legs.update(leg.id for order in orders for leg in order.legs)
+        async for positions in in_pieces(list(context.positions.values())):
+            rows = (tracked.record for tracked in positions)
+            resting.update(leg for row in rows for leg in (row.stop_order_id, row.target_order_id) if leg is not None)
+        own = OwnOrders(order_prefix(context.name), resting, set(context.intents))
+        suspects: list[BrokerOrder] = []
+        async for orders in in_pieces(context.open_orders()):
+            suspects += [o for o in orders if o.id not in legs and compare_orders([o], own, held)]
+        return suspects, own
+
+    async def _judge(self, suspects: list[BrokerOrder], own: OwnOrders, held: Collection[str]) -> list[Finding]:
+        """What is wrong with the suspects once all is known. Raises StoreUnavailable."""
+        if not suspects:
+            return []
+        context = self._context
+        legs: set[str] = set()
+        async for orders in in_pieces(list(context.orders.values())):
+            legs.update(leg.id for o in orders if o.client_order_id.startswith(own.prefix) for leg in o.legs)
+        known = await context.ledger.store.own_orders(names_of(suspects))
+        told = replace(own, order_ids={*own.order_ids, *legs}).with_known(known)
+        findings: list[Finding] = []
+        async for orders in in_pieces(suspects):
+            findings += compare_orders(orders, told, held)
+        return sorted(findings, key=lambda found: (found.symbol, found.order_id or ""))
 
     def _tell(self, finding: Finding, now: datetime) -> None:
         context = self._context
@@ -91,6 +115,10 @@ class OrderWatch:
         context.alarms.raise_alarm(_key(finding), finding.kind.value, message, now, order_id=finding.order_id)
 
 
-def _key(finding: Finding) -> str:
+def _key(found: Finding) -> str:
+    return _name(found.kind, found.order_id)
+
+
+def _name(kind: FindingKind, order_id: str | None) -> str:
     # Not ending in the id alone: alarms that end in a number belong to the position of that number.
-    return f"{finding.kind.value}:{finding.order_id}:order"
+    return f"{kind.value}:{order_id}:order"

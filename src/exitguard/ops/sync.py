@@ -7,7 +7,16 @@ from typing import Any
 
 from exitguard.broker.port import Broker, BrokerError
 from exitguard.core.orders import BrokerOrder
-from exitguard.core.reconcile import Finding, FindingKind, OwnOrders, compare, compare_orders, order_prefix
+from exitguard.core.reconcile import (
+    Finding,
+    FindingKind,
+    KnownOrder,
+    OwnOrders,
+    compare,
+    compare_orders,
+    names_of,
+    order_prefix,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +60,8 @@ class AccountComparison:
         }
 
 
-# What the ledger knows of orders by their ids and client order ids: rows of order_id, client_order_id, wanted.
-KnownOrders = Callable[[list[str]], Awaitable[Sequence[Mapping[str, Any]]]]
+# What the ledger knows of orders by their ids and client order ids.
+KnownOrders = Callable[[list[str]], Awaitable[Sequence[KnownOrder]]]
 
 
 async def compare_account(
@@ -87,14 +96,7 @@ async def _compare_orders(
 ) -> list[Finding]:
     if not orders:
         return []
-    members = [member for order in orders for member in order.family()]
-    ids = {name for each in members for name in (each.id, each.client_order_id, each.replaces) if name}
-    known = await known_orders(sorted(ids))
-    own = OwnOrders(
-        order_prefix(account_name),
-        {row["order_id"] for row in known if row["order_id"] is not None},
-        {row["client_order_id"] for row in known if row["wanted"]},
-    )
+    own = OwnOrders(order_prefix(account_name)).with_known(await known_orders(names_of(orders)))
     return compare_orders(orders, own, held)
 
 

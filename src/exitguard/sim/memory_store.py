@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from exitguard.core.orders import Fill
+from exitguard.core.reconcile import KnownOrder
 from exitguard.core.records import (
     AppendEvent,
     Batch,
@@ -373,6 +374,24 @@ class MemoryStore:
         """Entries whose order is not terminal."""
         await asyncio.sleep(0)
         return [e for e in self.rows.executions.values() if e.status in _OPEN_EXECUTIONS]
+
+    async def own_orders(self, ids: Sequence[str]) -> list[KnownOrder]:
+        """What the books know of these ids."""
+        await asyncio.sleep(0)
+        asked, rows = set(ids), self.rows
+        known = [
+            KnownOrder(i.broker_order_id, i.client_order_id, i.status.is_live)
+            for i in rows.intents.values()
+            if asked & {i.client_order_id, i.broker_order_id}
+        ]
+        known += [
+            KnownOrder(order_id, e.client_order_id, e.status in _OPEN_EXECUTIONS)
+            for e in rows.executions.values()
+            for order_id in (e.broker_order_id, e.stop_order_id, e.target_order_id)
+            if asked & {e.client_order_id, order_id}
+        ]
+        legs = (leg for p in rows.positions.values() for leg in (p.stop_order_id, p.target_order_id))
+        return known + [KnownOrder(leg, None, False) for leg in legs if leg in asked]
 
     async def intent(self, client_order_id: str) -> IntentRecord | None:
         """Read one intent."""

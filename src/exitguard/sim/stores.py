@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from random import Random
 from typing import Protocol
 
+from exitguard.core.reconcile import KnownOrder
 from exitguard.core.records import (
     Batch,
     CommandRecord,
@@ -117,6 +118,11 @@ class SimStore(MemoryStore):
         """Entries whose order is not terminal."""
         await self._reach()
         return await super().open_executions()
+
+    async def own_orders(self, ids: Sequence[str]) -> list[KnownOrder]:
+        """What the books know of these ids."""
+        await self._reach()
+        return await super().own_orders(ids)
 
     async def intent(self, client_order_id: str) -> IntentRecord | None:
         """Read one intent."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from exitguard.core.reconcile import KnownOrder
 from exitguard.core.records import (
     Batch,
     CommandRecord,
@@ -349,6 +350,11 @@ class JournaledStore:
         """Entries whose order is not terminal. Raises StoreUnavailable while the journal waits."""
         self._require_settled()
         return await self._inner.open_executions()
+
+    async def own_orders(self, ids: Sequence[str]) -> list[KnownOrder]:
+        """What the books know of these ids. Raises StoreUnavailable while the journal waits."""
+        self._require_settled()
+        return await self._inner.own_orders(ids)
 
     async def claim_recommendations(self, now: datetime, limit: int = 20) -> list[RecommendationRecord]:
         """Claim signals. Raises StoreUnavailable while the journal waits: no entries without a ledger."""

@@ -12,6 +12,7 @@ import asyncpg
 import orjson
 
 from exitguard.core.errors import InvalidInput
+from exitguard.core.reconcile import KnownOrder
 from exitguard.core.records import CommandVerb
 from exitguard.store.connection import Link
 from exitguard.store.encoding import encode_json
@@ -208,9 +209,9 @@ class Operator:
         """Accounts whose lease a manager holds now."""
         return frozenset(row["account_name"] for row in await self._rows("operator_managed_accounts"))
 
-    async def own_orders(self, account: str, ids: Sequence[str]) -> list[Row]:
+    async def own_orders(self, account: str, ids: Sequence[str]) -> list[KnownOrder]:
         """What the account's books know of these order ids and client order ids: whose they are, and still wanted?"""
-        return await self._rows("operator_own_orders", account, list(ids))
+        return [KnownOrder(**row) for row in await self._rows("own_orders", account, list(ids))]
 
     async def account_numbers(self) -> dict[str, str | None]:
         """The broker's account number by account; None before its first run."""

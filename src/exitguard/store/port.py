@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from exitguard.core.errors import ExitguardError
+from exitguard.core.reconcile import KnownOrder
 from exitguard.core.records import (
     Batch,
     CommandRecord,
@@ -112,6 +113,13 @@ class AccountStore(Protocol):
 
     async def open_executions(self) -> list[ExecutionRecord]:
         """Entries whose order is not terminal yet (intended, unknown, accepted, partially filled)."""
+        ...
+
+    async def own_orders(self, ids: Sequence[str]) -> list[KnownOrder]:
+        """What the books know of these order ids and client order ids, also of orders that ended long ago.
+
+        Ids that no order of ours has are not in the answer.
+        """
         ...
 
     async def intent(self, client_order_id: str) -> IntentRecord | None:

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 
 from exitguard.core.orders import Fill
+from exitguard.core.reconcile import KnownOrder
 from exitguard.core.records import (
     Batch,
     CommandRecord,
@@ -214,6 +215,10 @@ class PgAccountStore:
     async def open_executions(self) -> list[ExecutionRecord]:
         """Entries whose order is not terminal yet (intended, unknown, accepted, partially filled)."""
         return [decode_record(ExecutionRecord, row) for row in await self._fetch("open_executions")]
+
+    async def own_orders(self, ids: Sequence[str]) -> list[KnownOrder]:
+        """What the books know of these order ids and client order ids, also of orders that ended long ago."""
+        return [KnownOrder(**row) for row in await self._fetch("own_orders", list(ids))]
 
     async def intent(self, client_order_id: str) -> IntentRecord | None:
         """Read one intent of this account."""

@@ -284,6 +284,30 @@ async def test_f32_unlinked_executions_are_found_whatever_their_age(world: World
     assert await store.open_executions() == [working]
 
 
+async def test_every_order_that_was_ever_ours_is_known_with_its_legs(world: World) -> None:
+    store, lease = await leased(world, "large")
+    other, other_lease = await leased(world, "tiny")
+    done = execution("large", client_order_id="e1", broker_order_id="b1", stop_order_id="s1", target_order_id="t1")
+    working = execution("large", "MSFT", client_order_id="e2", status=ExecutionStatus.ACCEPTED)
+    row = position("large", stop_order_id="s2", target_order_id="t2")
+    sent = intent("large", 1, client_order_id="c1", broker_order_id="b3", status=IntentStatus.CANCELED)
+    live = intent("large", 1, client_order_id="c2")
+    operations = (PutExecution(done), PutExecution(working), PutPosition(row), PutIntent(sent), PutIntent(live))
+    await store.commit(batch("large", lease.epoch, *operations))
+    await store.commit(batch("large", lease.epoch, PutPosition(closed(row))))
+    foreign = execution("tiny", client_order_id="e9", broker_order_id="b9")
+    await other.commit(batch("tiny", other_lease.epoch, PutExecution(foreign)))
+
+    async def known(*ids: str) -> set[tuple[str | None, str | None, bool]]:
+        return {(k.order_id, k.client_order_id, k.wanted) for k in await store.own_orders(ids)}
+
+    assert await known() == await known("b9", "e9", "by-hand") == set()
+    assert await known("s1") == {("s1", "e1", False)}
+    assert await known("e1") == {("b1", "e1", False), ("s1", "e1", False), ("t1", "e1", False)}
+    assert ("e2", True) in {(name, wanted) for _, name, wanted in await known("e2")}
+    assert await known("t2", "b3", "c2") == {("t2", None, False), ("b3", "c1", False), (None, "c2", True)}
+
+
 async def test_f141_alarms_are_active_until_cleared(world: World) -> None:
     store, lease = await leased(world, "large")
     raised = RaiseAlarm("stuck:1", "stuck", NOON, "position 1 does not close", 1, {"attempt": 3})

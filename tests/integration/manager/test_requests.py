@@ -1,13 +1,15 @@
 """What people may ask of an account's books, and what is told of differences (I11, issue: repair, adopt, forget)."""
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from tests.support.ledger import execution
 from tests.support.managed import Managed, Venue
 
-from exitguard.broker.port import BrokerUnavailable
+from exitguard.broker.port import Accepted, BrokerUnavailable
 from exitguard.core.orders import OrderClass, OrderRequest, OrderSide, OrderType, PositionIntent, TimeInForce
 from exitguard.core.policy import CloseStyle, Policy
 from exitguard.core.position import PositionSide
@@ -16,9 +18,10 @@ from exitguard.core.records import (
     CloseReason,
     CommandVerb,
     EventType,
-    ExecutionRecord,
+    ExecutionStatus,
     PositionRecord,
     PositionStatus,
+    PutExecution,
 )
 from exitguard.core.replay import contradictions, replay
 from exitguard.manager.service import visit_account
@@ -42,7 +45,7 @@ async def ask(managed: Managed, verb: CommandVerb, **fields: Any) -> tuple[bool,
     return stored().ok, stored().result, stored().answer
 
 
-async def _away(limit: int = 500) -> list[ExecutionRecord]:
+async def _away(*_: object) -> list[Any]:
     raise StoreUnavailable("the database is away")
 
 
@@ -180,6 +183,55 @@ async def test_an_entry_that_still_works_and_a_bracket_are_no_orphans() -> None:
             await managed.advance(1)
         assert managed.events(EventType.FOREIGN_ORDER) == []
         assert not [a for a in managed.rows.alarms.values() if a.kind.endswith("_order")]
+
+
+async def test_i11_the_legs_of_an_entry_that_still_waits_are_no_orphans() -> None:
+    async with Managed(Venue()) as managed:
+        await managed.buy("NVDA", "10", bracket=("95", "120"))  # nothing is quoted yet
+        for _ in range(5):
+            await managed.advance(1)
+        assert managed.events(EventType.RECONCILED) == managed.events(EventType.FOREIGN_ORDER) == []
+        ok, _, facts = await ask(managed, CommandVerb.SYNC_REPAIR)
+        assert (ok, facts["canceled_orders"]) == (True, [])
+        (entry,) = await managed.broker.open_orders()
+        assert all(member.is_open for member in entry.family())
+
+
+async def test_i11_a_leg_from_before_the_start_is_known_to_the_ledger() -> None:
+    async with Managed(Venue(), policy=POLICY) as managed:
+        leg = await managed.broker.submit(working(managed, "named-by-the-broker"))
+        assert isinstance(leg, Accepted)
+        ended = execution(managed.name, "NVDA", status=ExecutionStatus.CANCELED, filled_qty=Decimal(0))
+        await managed.write(PutExecution(replace(ended, stop_order_id=leg.order.id)))
+        for _ in range(4):
+            await managed.advance(1)
+        assert [alarm.kind for alarm in managed.rows.alarms.values()] == ["orphan_order"]
+        assert managed.events(EventType.FOREIGN_ORDER) == []
+
+
+async def test_i11_a_silent_ledger_neither_raises_nor_ends_the_alarm_of_an_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Managed(Venue(), policy=POLICY) as managed:
+        orphan = await managed.broker.submit(working(managed, order_prefix(managed.name) + "gone-c1"))
+        assert isinstance(orphan, Accepted)
+        for _ in range(4):
+            await managed.advance(1)
+        told = set(managed.rows.alarms)
+        assert told == {f"orphan_order:{orphan.order.id}:order"}
+        monkeypatch.setattr(managed.store, "own_orders", _away)
+        monkeypatch.setattr(managed.store, "open_executions", _away)
+        await managed.broker.submit(working(managed, "by-hand"))
+        for _ in range(4):
+            await managed.advance(1)
+        assert set(managed.rows.alarms) == told
+        await managed.broker.cancel(orphan.order.id)
+        await managed.advance(1)
+        await managed.until(lambda: not managed.rows.alarms, "the alarm ends with its order")
+        monkeypatch.undo()
+        for _ in range(4):
+            await managed.advance(1)
+        assert [alarm.kind for alarm in managed.rows.alarms.values()] == ["foreign_order"]
 
 
 async def test_i11_a_repair_without_the_brokers_word_changes_nothing() -> None:

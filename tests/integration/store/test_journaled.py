@@ -246,6 +246,7 @@ async def test_what_rests_on_the_tables_is_refused_while_they_are_behind(impatie
         store.load,
         store.unlinked_executions,
         store.open_executions,
+        lambda: store.own_orders(["order-1"]),
         store.pending_commands,
         lambda: store.claim_recommendations(position("large").entry_time),
         lambda: store.write_marks([], lease.epoch),

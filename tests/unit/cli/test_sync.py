@@ -7,6 +7,7 @@ import pytest
 
 from exitguard.broker.port import BrokerError, BrokerUnavailable
 from exitguard.core.orders import BrokerOrder, OrderSide, OrderStatus, OrderType
+from exitguard.core.reconcile import KnownOrder
 from exitguard.ops.sync import compare_account, render
 
 
@@ -47,13 +48,13 @@ async def compared(
     ours: dict[str, str],
     theirs: dict[str, str] | BrokerError,
     *,
-    known: list[dict[str, Any]] | None = None,
+    known: list[KnownOrder] | None = None,
     **more: Any,
 ) -> Any:
     records = {symbol: Decimal(qty) for symbol, qty in ours.items()}
 
-    async def known_orders(ids: list[str]) -> list[dict[str, Any]]:
-        return [row for row in known or [] if row["order_id"] in ids or row["client_order_id"] in ids]
+    async def known_orders(ids: list[str]) -> list[KnownOrder]:
+        return [row for row in known or [] if row.order_id in ids or row.client_order_id in ids]
 
     venue: Any = Venue(theirs, **more)
     return await compare_account("large", records, venue, "PA1", known_orders)
@@ -120,8 +121,8 @@ def resting(name: str, *, number: str = "b1", symbol: str = "AAPL", legs: tuple[
     )
 
 
-def known(name: str | None, order_id: str, *, wanted: bool = False) -> dict[str, Any]:
-    return {"client_order_id": name, "order_id": order_id, "wanted": wanted}
+def known(name: str | None, order_id: str, *, wanted: bool = False) -> KnownOrder:
+    return KnownOrder(order_id, name, wanted)
 
 
 HELD = {"AAPL": "10"}
@@ -147,7 +148,7 @@ HELD = {"AAPL": "10"}
     ],
 )
 async def test_open_orders_that_nobody_needs_or_somebody_else_sent_are_named(
-    held: dict[str, str], order: BrokerOrder, books: list[dict[str, Any]], line: str | None
+    held: dict[str, str], order: BrokerOrder, books: list[KnownOrder], line: str | None
 ) -> None:
     comparison = await compared(held, held, orders=[order], known=books)
     assert comparison.in_sync is (line is None)
