@@ -8,13 +8,14 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from exitguard.cli.context import load, quiet_logs
-from exitguard.cli.database import ask
+from exitguard.cli.database import ask, require_account
 from exitguard.cli.exits import Exit
 from exitguard.cli.marked_block import write_block
 from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json, emit_table
 from exitguard.config.settings import Settings, WatchSettings
 from exitguard.core.policy import DEFAULT_POLICY, Policy
 from exitguard.manager.alarm_list import ALARM_KINDS, AlarmKind
+from exitguard.store.operator import Operator
 
 BLOCK, COMMAND = "alarms", "exitguard alarms --docs docs/operations.md"
 
@@ -33,7 +34,12 @@ def alarms(
         emit(f"wrote {docs}")
         return Exit.OK
     settings = load(config)
-    found = [row for row in ask(settings, lambda operator: operator.alarms()) if account in (None, row["account_name"])]
+
+    async def listed(operator: Operator) -> list[dict[str, Any]]:
+        await require_account(operator, settings, account)
+        return [row for row in await operator.alarms() if account in (None, row["account_name"])]
+
+    found = ask(settings, listed)
     body = [
         {
             "kind": each.kind,

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from exitguard.cli.context import load, quiet_logs
-from exitguard.cli.database import Row, ask
+from exitguard.cli.database import Row, ask, require_account
 from exitguard.cli.exits import CommandFailed, Exit, one_line
 from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json, remark
 from exitguard.cli.requests import asker
@@ -35,7 +35,10 @@ def close(
         raise CommandFailed("say what to close: a contract symbol, a position id, or --all", Exit.USAGE)
     asked_by = one_line(f"{asker()}{f': {reason}' if reason else ''}")[:200]
 
+    settings = load(config)
+
     async def request(operator: Operator) -> tuple[list[Row], list[str]]:
+        await require_account(operator, settings, account)
         chosen = _choose(await operator.live_rows(account), target, account)
         asked = [
             await operator.insert_command(
@@ -50,7 +53,7 @@ def close(
         absent = {row["account_name"] for row in chosen} - await operator.managed_accounts()
         return await _wait(operator, asked, timeout if wait else 0), sorted(absent)
 
-    found, absent = ask(load(config), request)
+    found, absent = ask(settings, request)
     return _report(found, absent, wait=wait, json=json)
 
 

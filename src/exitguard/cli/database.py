@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from exitguard.cli.exits import CommandFailed, Exit
 from exitguard.config.paths import ensure_state_dir
 from exitguard.config.redaction import remember_secret
 from exitguard.config.secrets import SecretReader, database_url
@@ -89,3 +90,19 @@ def ask(settings: Settings, question: Callable[[Operator], Awaitable[_T]], *, ch
             return await question(operator)
 
     return asyncio.run(answer())
+
+
+async def require_account(operator: Operator, settings: Settings, name: str | None) -> None:
+    """Refuse an account that neither the settings nor the ledger know: a slip must not read as "nothing there".
+
+    None stands for all accounts. Raises CommandFailed.
+    """
+    if name is None or name in settings.selected:
+        return
+    # Imported late: only a name that the settings do not know needs it.
+    from exitguard.store.audit import audit_accounts
+
+    known = await audit_accounts(operator)
+    if name not in known:
+        names = ", ".join(sorted({*settings.selected, *known})) or "none"
+        raise CommandFailed(f"no account {name!r} in the settings or in the ledger; known: {names}", Exit.USAGE)

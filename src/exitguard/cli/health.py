@@ -3,7 +3,7 @@
 from typing import Any
 
 from exitguard.cli.context import load, quiet_logs
-from exitguard.cli.database import Row, ask
+from exitguard.cli.database import Row, ask, require_account
 from exitguard.cli.exits import Exit
 from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json, emit_table
 from exitguard.config.settings import Settings
@@ -25,6 +25,8 @@ def health(*, account: AccountName = None, config: ConfigFile = None, json: Json
 
 
 async def _examine(operator: Operator, settings: Settings, only: str | None) -> dict[str, Any]:
+    await require_account(operator, settings, only)
+
     def ours(row: Row) -> bool:
         return only is None or row["account_name"] == only
 
@@ -37,11 +39,12 @@ async def _examine(operator: Operator, settings: Settings, only: str | None) -> 
         row["state"] = _state(row, settings.watch.ledger_silence_seconds)
         del row["details"]  # what a component keeps for itself
     problems = [*_silence(beats, held), *(f"{a['account_name']}: alarm {a['kind']}: {a['message']}" for a in alarms)]
-    if only is None:
-        if summary["stale_positions"]:
-            problems.append(f"{summary['stale_positions']} positions were not checked for 5 minutes")
-        known = {row["account_name"] for row in beats}
-        problems += [f"{name}: no manager has ever run" for name in settings.selected if name not in known]
+    if only is None and summary["stale_positions"]:
+        problems.append(f"{summary['stale_positions']} positions were not checked for 5 minutes")
+    known = {row["account_name"] for row in beats}
+    problems += [
+        f"{name}: no manager has ever run" for name in settings.selected if name not in known and only in (None, name)
+    ]
     return {
         "healthy": not problems,
         "problems": problems,

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from exitguard.cli.context import load, quiet_logs
-from exitguard.cli.database import Row, ask
+from exitguard.cli.database import Row, ask, require_account
 from exitguard.cli.output import AccountName, ConfigFile, Json, cell, emit, emit_json, emit_table, remark
 from exitguard.store.operator import Operator
 
@@ -26,10 +26,13 @@ def positions(
 ) -> None:
     """List open positions with marks, protection and deadlines, or with --closed what became of the latest ones."""
     quiet_logs()
-    found = ask(
-        load(config),
-        lambda operator: operator.closed_positions(account, max(limit, 0)) if closed else operator.positions(account),
-    )
+    settings = load(config)
+
+    async def listed(operator: Operator) -> list[Row]:
+        await require_account(operator, settings, account)
+        return await (operator.closed_positions(account, max(limit, 0)) if closed else operator.positions(account))
+
+    found = ask(settings, listed)
     if json:
         emit_json(found)
     elif not found:
@@ -118,8 +121,10 @@ def events(
     """List what happened, newest last. With --json one array; with --follow --json one object a line."""
     quiet_logs()
     types = None if type is None else [type]
+    settings = load(config)
 
     async def look(operator: Operator) -> None:
+        await require_account(operator, settings, account)
         newest, most = 0, min(max(limit, 0), MAX_EVENTS)
         while True:
             found = await operator.events(account, position=position, types=types, after=newest, limit=most)
@@ -132,11 +137,13 @@ def events(
             else:
                 _print_events(found)
             if not follow:
+                if not found and not json:
+                    remark("no such events")
                 return
             newest, most = max(newest, *(row["id"] for row in found)) if found else newest, MAX_EVENTS
             await asyncio.sleep(_FOLLOW_SECONDS)
 
-    ask(load(config), look)
+    ask(settings, look)
 
 
 def _print_events(found: list[Row]) -> None:

@@ -72,6 +72,24 @@ def test_a_database_of_another_schema_version_is_not_touched(program: Program, e
     assert program.json("positions", DATABASE_URL=empty_database_url) == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("positions",), ("positions", "--closed"), ("events",), ("health",), ("alarms",), ("close", "--all")],
+)
+def test_a_mistyped_account_never_reads_as_nothing_there(
+    program: Program, database_url: str, command: tuple[str, ...]
+) -> None:
+    program.run("init")
+    line = program.fails(2, *command, "--account", "lagre", DATABASE_URL=database_url)
+    assert "no account 'lagre' in the settings or in the ledger; known: large" in line
+
+
+def test_the_health_of_an_account_that_never_ran_is_bad(program: Program, database_url: str) -> None:
+    program.run("init")
+    body = program.json("health", "--account", "large", expect=1, DATABASE_URL=database_url)
+    assert body["problems"] == ["large: no manager has ever run"]
+
+
 def test_a_used_port(program: Program) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -170,7 +170,5 @@ def kept_lines(kept: "Kept") -> list[str]:
 
 def ended_lines() -> list[str]:
     """What a person may do next when nothing was kept running."""
-    return [
-        f"The ledger stays: {program()} positions --closed; {program()} events; {program()} db psql",
-        f"The next day stays open to look at: {program()} demo --keep",
-    ]
+    looks = ("positions --closed", "events --type closed", "db psql", "demo --keep")
+    return ["Look at its ledger, or leave the next day running:", *(f"  {program()} {look}" for look in looks)]
