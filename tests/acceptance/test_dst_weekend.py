@@ -20,7 +20,7 @@ from exitguard.paper.server.settings import PaperSettings
 FILE = DATA / "nt-spy-minute-2011-03.csv"
 pytestmark = [
     pytest.mark.skipif(not FILE.is_file(), reason=f"the recorded bars are not there: {FILE}"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 
 FRIDAY = datetime(2011, 3, 11, 20, 40, tzinfo=UTC)

@@ -26,7 +26,7 @@ from exitguard.paper.server.settings import PaperSettings
 
 pytestmark = [
     pytest.mark.skipif(not DATA.is_dir(), reason=f"the recorded bars are not there: {DATA}"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
 ]
 
 DAY = "2023-01-03"

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from tests.integration.cli.conftest import Program
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -166,6 +167,6 @@ def test_a_reader_that_goes_away_is_no_error(desk: Program) -> None:
         text=True,
         cwd=desk.folder,
         env=desk.environment,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.stderr == ""

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from tests.integration.cli.conftest import Program
+from tests.support.waiting import PATIENCE
 
 IMPORT_EVERYTHING = """
 import importlib, os, pkgutil, sys, threading
@@ -60,7 +61,7 @@ assert not heavy, heavy
 def run(program: Program, code: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-B", "-c", code]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd=program.folder, env=program.environment, timeout=60
+        command, capture_output=True, text=True, cwd=program.folder, env=program.environment, timeout=PATIENCE
     )
 
 

@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 
 from tests.integration.cli.conftest import Program, Running, Venue, settings_text, wait_for
+from tests.support.waiting import PATIENCE
 
 
 def started(program: Program, *arguments: str) -> Running:
@@ -198,7 +199,7 @@ def test_f98_the_health_endpoint_tells_progress_alarms_and_figures(ready: Progra
 
     def answer(path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(endpoint.description["rest"] + path, timeout=10) as found:
+            with urllib.request.urlopen(endpoint.description["rest"] + path, timeout=PATIENCE) as found:
                 return found.status, found.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.postgres import StoreMaker
+from tests.support.waiting import PATIENCE
 
 from exitguard.cli.demo.children import Children, leftovers, start_time, stop_leftovers, tail
 from exitguard.cli.demo.database import demo_database
@@ -108,9 +109,9 @@ def _sleeper() -> "subprocess.Popen[bytes]":
 async def test_children_are_logged_watched_and_stopped(tmp_path: Path) -> None:
     children = Children(tmp_path, os.environ)
     child = children.start("version", ["version", "--json"])
-    line = json.loads(await children.first_line(child, 30.0))
+    line = json.loads(await children.first_line(child, PATIENCE))
     assert "version" in line
-    child.process.wait(30)
+    child.process.wait(PATIENCE)
     with pytest.raises(Exception, match="version ended with exit code 0"):
         children.check()
     await children.stop()
@@ -128,7 +129,7 @@ def test_what_a_killed_demo_left_is_stopped_and_nothing_else(tmp_path: Path) -> 
         (tmp_path / "children.json").write_text(json.dumps(record))
         assert [one.name for one in leftovers(tmp_path)] == ["paper"]
         assert stop_leftovers(tmp_path) == ["paper"]
-        assert ours.wait(10) == -signal.SIGTERM
+        assert ours.wait(PATIENCE) == -signal.SIGTERM
         assert stranger.poll() is None
         assert stop_leftovers(tmp_path) == []
     finally:

@@ -1,5 +1,6 @@
 """The database goes away while positions are open: exits go on, and the ledger catches up later."""
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,8 @@ from exitguard.store.port import StoreRejected, StoreUnavailable
 
 CALL = "AAPL260619C00150000"
 POLICY = Policy(missing_bracket=False, min_hold_minutes=0, option_close_style=CloseStyle.MARKET)
-SHORT_LEASE = timedelta(seconds=0.06)
+# Ends within the test, and is long enough that a busy machine does not stand still for as long.
+SHORT_LEASE = timedelta(seconds=3)
 
 
 async def _pass(managed: Managed, minutes: float = 1) -> None:
@@ -35,6 +37,10 @@ async def test_exits_go_on_while_the_database_is_away(tmp_path: Path) -> None:
         managed.store.away = True
         for _ in range(3):
             await _pass(managed)
+        assert managed.journaled is not None
+        assert managed.journaled._held is not None
+        ends = managed.journaled._held[2]
+        await managed.until(lambda: asyncio.get_running_loop().time() > ends, "the lease has ended")
         await managed.price(CALL, "2.50")
         await managed.until(lambda: managed.held(CALL) == 0, "closed at the broker")
         assert managed.row(position.id).status is PositionStatus.OPEN  # the tables cannot know yet

@@ -90,7 +90,7 @@ async def test_the_most_urgent_waits_least() -> None:
     served: list[str] = []
 
     async def ask(name: str, priority: Priority) -> None:
-        await budget.acquire(priority, 5)
+        await budget.acquire(priority, 60)
         served.append(name)
 
     names = [("info", Priority.INFO), ("entry", Priority.ENTRY), ("exit 1", Priority.EXIT), ("exit 2", Priority.EXIT)]
@@ -112,12 +112,12 @@ async def test_no_token_in_time_means_not_sent() -> None:
 async def test_a_full_queue_gives_way_to_the_more_urgent_only() -> None:
     budget = RequestBudget(10, now=Hand(), max_waiting=2)
     await _spend(budget, Priority.EXIT, 4)
-    info = asyncio.create_task(budget.acquire(Priority.INFO, 5))
-    entry = asyncio.create_task(budget.acquire(Priority.ENTRY, 5))
+    info = asyncio.create_task(budget.acquire(Priority.INFO, 60))
+    entry = asyncio.create_task(budget.acquire(Priority.ENTRY, 60))
     await eventually(lambda: budget.waiting == 2)
     with pytest.raises(BrokerRateLimited, match="2 requests wait"):
-        await budget.acquire(Priority.INFO, 5)
-    exiting = asyncio.create_task(budget.acquire(Priority.EXIT, 5))
+        await budget.acquire(Priority.INFO, 60)
+    exiting = asyncio.create_task(budget.acquire(Priority.EXIT, 60))
     with pytest.raises(BrokerRateLimited, match="gave way"):
         await info
     assert not entry.done()
@@ -131,7 +131,7 @@ async def test_who_gives_up_waiting_costs_nothing() -> None:
     hand = Hand()
     budget = RequestBudget(60_000, now=hand)
     await _spend(budget, Priority.EXIT, 24_000)
-    tasks = [asyncio.create_task(budget.acquire(Priority.EXIT, 5)) for _ in range(10)]
+    tasks = [asyncio.create_task(budget.acquire(Priority.EXIT, 60)) for _ in range(10)]
     await eventually(lambda: budget.waiting == 10)
     for task in tasks[:9]:
         task.cancel()

@@ -29,7 +29,7 @@ def test_a_real_clock_runs_and_takes_its_offset_from_answers_only() -> None:
 
 async def test_a_real_clock_sleeps_until_venue_time() -> None:
     clock = RealClock()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await clock.sleep_until(clock.now() - MINUTE)
         moment = clock.now() + timedelta(milliseconds=20)
         await clock.sleep_until(moment)
@@ -113,8 +113,8 @@ async def test_a_stepped_clock_is_asked_all_the_time_and_taken_at_its_word() -> 
 
 
 async def test_a_real_clock_takes_the_answer_as_of_the_middle_of_the_round_trip() -> None:
-    clock = RealClock()
-    venue = clock.now() + timedelta(seconds=10)
+    clock = RealClock(lambda: NOW)
+    venue = NOW + timedelta(seconds=10)
     broker = ClockBroker(venue)
     wall = [100.0]
     broker.on_asked = lambda: wall.__setitem__(0, wall[0] + 1.0)
@@ -123,13 +123,13 @@ async def test_a_real_clock_takes_the_answer_as_of_the_middle_of_the_round_trip(
     async with following(broker, clock, reports, waits, monotonic=lambda: wall[0]):
         await eventually(lambda: len(reports) >= 1)
     assert reports[0].round_trip_seconds == pytest.approx(1.0)
-    assert abs(reports[0].skew - timedelta(seconds=10.5)) < timedelta(seconds=0.2)
+    assert reports[0].skew == timedelta(seconds=10.5)
     assert waits[0] == 60.0
 
 
 async def test_failures_and_late_answers_are_reported_and_change_nothing() -> None:
-    clock = RealClock()
-    broker = ClockBroker(BrokerUnavailable("HTTP 502"), BrokerUnavailable("HTTP 502"), clock.now() + MINUTE)
+    clock = RealClock(lambda: NOW)
+    broker = ClockBroker(BrokerUnavailable("HTTP 502"), BrokerUnavailable("HTTP 502"), NOW + MINUTE)
     wall = [0.0]
 
     def late() -> None:
@@ -145,5 +145,5 @@ async def test_failures_and_late_answers_are_reported_and_change_nothing() -> No
     assert reports[0].error == "HTTP 502"
     assert "30.0 s" in (reports[2].error or "")
     assert reports[2].skew == timedelta(0)
-    assert reports[3].skew > timedelta(seconds=50)
+    assert reports[3].skew == MINUTE
     assert waits[:3] == [5.0, 5.0, 5.0]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import PATIENCE
 
 from exitguard.cli.bench import breach
 from exitguard.cli.bench.book import Sizes
@@ -65,4 +66,4 @@ async def test_a_child_that_ends_is_named_with_its_last_words() -> None:
     async with open_place() as place:
         child = await place.start("venue", "exitguard.cli.bench.venue", "nonsense")
         with pytest.raises(BenchFailed, match=r"venue ended with exit code 1: .*JSONDecodeError"):
-            await place.line(child, 20.0)
+            await place.line(child, PATIENCE)

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from exitguard.broker.port import BrokerUnauthorised, BrokerUnavailable
 from exitguard.cli import supervision
@@ -65,7 +65,7 @@ class Life(AccountUnit):
 
 
 async def ended(*units: Life) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*(unit.run() for unit in units))
 
 

@@ -471,7 +471,7 @@ async def test_a_notification_wakes_the_running_dispatcher_and_stop_ends_it() ->
     while not bench.ledger.subscribers.get("large"):  # noqa: ASYNC110
         await asyncio.sleep(0)
     bench.ledger.recommend("large", ticker="AAPL", action="BUY_STOCK")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not bench.broker.submitted:  # noqa: ASYNC110
             await asyncio.sleep(0)
         bench.stop.set()
