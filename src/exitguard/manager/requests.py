@@ -23,7 +23,6 @@ from exitguard.core.records import (
     EventType,
     FinishCommand,
     PositionRecord,
-    PositionStatus,
 )
 from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
@@ -210,13 +209,19 @@ class Desk:
         tracked = context.positions.get(position_id)
         if tracked is None:
             raise Refused(f"no open position {position_id}")
-        await self._prove_absent(tracked)
+        _refuse_busy(tracked)
+        before = tracked.holding
         await self._lifecycle.read_missed(tracked)
-        if tracked.holding.is_flat or position_id not in context.positions:
+        if tracked.closer is None and (tracked.holding.is_flat or position_id not in context.positions):
             await self._lifecycle.finish(tracked, context.clock.now())
             return Answer(
                 True, "the broker's orders show how it was closed: booked at their prices", {"booked": "orders"}
             )
+        await self._prove_absent(tracked)
+        # The account went on while the broker was asked, and what it said is about what was held before.
+        _refuse_busy(tracked)
+        if tracked.holding != before:
+            raise Refused(f"fills of {tracked.record.symbol} arrived meanwhile: look at exitguard sync and ask again")
         now, record = context.clock.now(), tracked.record
         finding = Finding(FindingKind.PHANTOM, record.symbol, tracked.signed_qty, Decimal(0))
         tracked.record = replace(record, close_reason=CloseReason.RECONCILED)
@@ -238,10 +243,7 @@ class Desk:
 
     async def _prove_absent(self, tracked: Tracked) -> None:
         """Raise Refused unless every answer of the broker says that nothing of the contract is held or on its way."""
-        context, record = self._context, tracked.record
-        symbol = record.symbol
-        if tracked.closer is not None or record.status is PositionStatus.CLOSING:
-            raise Refused(f"{symbol} is being closed: its close decides what became of it")
+        context, symbol = self._context, tracked.record.symbol
         if context.is_settling(symbol, context.clock.now()):
             raise Refused(f"{symbol} was traded seconds ago and the broker's positions lag: ask again in 15 s")
         try:
@@ -256,6 +258,14 @@ class Desk:
         if resting:
             names = ", ".join(order.client_order_id for order in resting[:5])
             raise Refused(f"orders still rest on {symbol} ({names}): cancel them at the broker first")
+
+
+def _refuse_busy(tracked: Tracked) -> None:
+    """Raise Refused while somebody works on the position who may send an order."""
+    if tracked.is_closing:
+        raise Refused(f"{tracked.record.symbol} is being closed: its close decides what became of it")
+    if tracked.restorer is not None:
+        raise Refused(f"the bracket of {tracked.record.symbol} is being restored: ask again in a minute")
 
 
 def _taken(record: PositionRecord, how: str = "") -> Answer:

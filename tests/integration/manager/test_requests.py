@@ -6,11 +6,20 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from tests.support.fake_broker import Wire
 from tests.support.ledger import execution
 from tests.support.managed import Managed, Venue
 
 from exitguard.broker.port import Accepted, BrokerUnavailable
-from exitguard.core.orders import OrderClass, OrderRequest, OrderSide, OrderType, PositionIntent, TimeInForce
+from exitguard.core.orders import (
+    BrokerOrder,
+    OrderClass,
+    OrderRequest,
+    OrderSide,
+    OrderType,
+    PositionIntent,
+    TimeInForce,
+)
 from exitguard.core.policy import CloseStyle, Policy
 from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import order_prefix
@@ -368,6 +377,33 @@ async def test_i11_nothing_is_forgotten_that_the_broker_holds_or_may_still_fill(
         ok, text, _ = await ask(managed, CommandVerb.FORGET, position_id=position.id, arguments=GONE)
         assert (ok, "no usable answer" in text) == (False, True)
         assert managed.row(position.id).status is PositionStatus.OPEN
+
+
+@pytest.mark.parametrize("meanwhile", ["a close", "a fill"])
+async def test_i11_what_happens_while_the_broker_is_asked_keeps_a_position_from_being_forgotten(
+    meanwhile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Managed(Venue(), policy=POLICY) as managed:
+        position = await _vanished(managed)
+        listed = managed.broker.open_orders
+
+        async def and_then(*arguments: Any) -> list[BrokerOrder]:
+            found = await listed(*arguments)
+            monkeypatch.undo()
+            if meanwhile == "a fill":
+                managed.broker.external_order(CALL, OrderSide.BUY, "2", "5")
+                await managed.until(lambda: managed.row(position.id).quantity == 5, "the fill is booked")
+            else:
+                managed.broker.next_submits(Wire.NEVER_ARRIVED)
+                await managed.price(CALL, "1.00")
+                await managed.until(lambda: managed.row(position.id).status is PositionStatus.CLOSING, "a close begins")
+            return found
+
+        monkeypatch.setattr(managed.broker, "open_orders", and_then)
+        ok, text, _ = await ask(managed, CommandVerb.FORGET, position_id=position.id, arguments=GONE)
+        said = {"a fill": "arrived meanwhile", "a close": "is being closed"}
+        assert (ok, said[meanwhile] in text) == (False, True), text
+        assert managed.row(position.id).close_reason is not CloseReason.RECONCILED
 
 
 @pytest.mark.parametrize(
