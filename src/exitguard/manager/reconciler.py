@@ -56,6 +56,9 @@ class Reconciler:
         self._absences: dict[str, int] = {}
         self._order_watch = OrderWatch(context)
         self.findings: list[Finding] = []
+        # Of the last poll: whether the broker told of everything, and whether too much was missing to act (I11).
+        self.whole = True
+        self.braked = False
 
     @property
     def order_findings(self) -> list[Finding]:
@@ -70,9 +73,10 @@ class Reconciler:
         """
         context = self._context
         asked_at = context.clock.now()
-        await self._refresh_orders(asked_at)
+        orders_whole = await self._refresh_orders(asked_at)
         await self._settle_intents(asked_at)
         theirs, whole = await self._positions()
+        self.whole = whole and orders_whole
         now = context.clock.now()
         readable = self._readable(theirs, now, whole=whole)
         await self._restate(readable, whole=whole, patient=patient)
@@ -164,8 +168,11 @@ class Reconciler:
                 alarms.clear(key, now)
         return readable
 
-    async def _refresh_orders(self, asked_at: datetime) -> None:
-        """Fold every open order; look up those that we believe open and the broker no longer lists."""
+    async def _refresh_orders(self, asked_at: datetime) -> bool:
+        """Fold every open order; look up those that we believe open and the broker no longer lists.
+
+        Returns whether the broker's list was whole.
+        """
         context = self._context
         try:
             listed = await context.broker.open_orders()
@@ -175,7 +182,7 @@ class Reconciler:
                 if isinstance(order, BrokerOrder):
                     self._lifecycle.apply_order(order, None, context.clock.now(), "orders")
             context.log.error("open orders partly unreadable", reason=str(error))
-            return
+            return False
         seen = {member.id for order in listed for member in order.family()}
         for number, order in enumerate(listed, 1):
             self._lifecycle.apply_order(order, None, context.clock.now(), "orders")
@@ -190,6 +197,7 @@ class Reconciler:
                 continue
             self._lifecycle.apply_order(fresh, None, context.clock.now(), "orders")
         context.orders_seen_at = asked_at
+        return True
 
     async def _settle_intents(self, now: datetime) -> None:
         """Find out what became of orders of ours that nobody follows any more: a look-up failed, a position ended."""
@@ -240,7 +248,8 @@ class Reconciler:
         wrong.sort(key=lambda found: not parse_instrument(found.symbol).is_option)
         standing = {(f.kind, f.symbol) for f in wrong}
         self._strikes = {key: self._strikes.get(key, 0) + 1 for key in standing}
-        if not mass_change_accepted and changes_too_much(wrong, len(context.positions)):
+        self.braked = not mass_change_accepted and changes_too_much(wrong, len(context.positions))
+        if self.braked:
             context.alarms.raise_alarm(
                 "mass_change",
                 "mass_change",

@@ -14,7 +14,7 @@ from exitguard.broker.port import BrokerError, BrokerIncomplete, Priority
 from exitguard.core.errors import ExitguardError, InvalidInput
 from exitguard.core.instrument import parse_instrument
 from exitguard.core.orders import Fill
-from exitguard.core.reconcile import Finding, FindingKind, changes_too_much
+from exitguard.core.reconcile import Finding, FindingKind
 from exitguard.core.records import (
     AppendEvent,
     CloseReason,
@@ -125,22 +125,25 @@ class Desk:
                 found = self._found()
                 before = found if before is None else before
                 wrong = [each for each in found if each.kind is not FindingKind.MATCHED]
-                if not mass_change_accepted and changes_too_much(wrong, len(self._context.positions)):
+                if self._reconciler.braked:
                     gone = sum(each.kind is FindingKind.PHANTOM for each in wrong)
                     text = (
                         f"{gone} of {len(self._context.positions)} positions are missing at the broker: nothing was"
                         " changed; look at the account there, and if that is true ask again with --accept-mass-change"
                     )
-                    return Answer(False, text, _facts(before, found, canceled, braked=True))
-                if not wrong:
+                    return Answer(False, text, self._facts(before, canceled))
+                if not wrong and self._reconciler.whole:
                     break
                 if look == _LOOKS - 2:
                     canceled = await self._cancel_orphans(before)
         left = [each for each in found if each.kind not in (FindingKind.MATCHED, FindingKind.FOREIGN_ORDER)]
+        whole = self._reconciler.whole
         text = f"{_matched(before or [])} before, {_matched(found)} now" + (
             f"; left: {', '.join(f'{each.kind.value} {each.symbol}' for each in left[:10])}" if left else ""
         )
-        return Answer(not left, text, _facts(before or [], found, canceled, braked=False))
+        if not whole:
+            text += "; a part of the broker's answer cannot be read, so what is missing is not known: ask again"
+        return Answer(whole and not left, text, self._facts(before or [], canceled))
 
     async def _link_entries(self) -> None:
         """Take our own entries under management. Raises Refused when the database does not tell of them."""
@@ -153,6 +156,15 @@ class Desk:
 
     def _found(self) -> list[Finding]:
         return [*self._reconciler.findings, *self._reconciler.order_findings]
+
+    def _facts(self, before: list[Finding], canceled: list[str]) -> dict[str, Any]:
+        return {
+            "before": [each.body() for each in before],
+            "after": [each.body() for each in self._found()],
+            "canceled_orders": canceled,
+            "braked": self._reconciler.braked,
+            "whole": self._reconciler.whole,
+        }
 
     async def _cancel_orphans(self, before: list[Finding]) -> list[str]:
         """Take back our orders that were without a purpose at every look."""
@@ -310,12 +322,3 @@ def _price(arguments: dict[str, Any]) -> Decimal | None:
 def _matched(found: list[Finding]) -> str:
     positions = [each for each in found if not each.kind.is_order]
     return f"{sum(each.kind is FindingKind.MATCHED for each in positions)} of {len(positions)} matched"
-
-
-def _facts(before: list[Finding], after: list[Finding], canceled: list[str], *, braked: bool) -> dict[str, Any]:
-    return {
-        "before": [each.body() for each in before],
-        "after": [each.body() for each in after],
-        "canceled_orders": canceled,
-        "braked": braked,
-    }

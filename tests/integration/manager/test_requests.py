@@ -10,7 +10,7 @@ from tests.support.fake_broker import Wire
 from tests.support.ledger import execution
 from tests.support.managed import Managed, Venue
 
-from exitguard.broker.port import Accepted, BrokerUnavailable
+from exitguard.broker.port import Accepted, BrokerIncomplete, BrokerUnavailable, UnreadableRow
 from exitguard.core.orders import (
     BrokerOrder,
     OrderClass,
@@ -156,6 +156,33 @@ async def test_i11_a_repair_stops_and_asks_when_too_much_is_missing_until_a_pers
         await managed.until(lambda: "mass_change" not in managed.rows.alarms, "the alarm ends")
         managed.broker.update_sinks.append(managed.trades._on_update)
         derived_agrees(managed)
+
+
+async def test_i11_the_brake_is_judged_before_a_repair_acts_and_not_after() -> None:
+    async with Managed(Venue(), policy=POLICY) as managed:
+        symbols = [f"S{letter}" for letter in "ABCDEFGHIJKLMN"]
+        positions = [await opened(managed, symbol) for symbol in symbols]
+        seconds_pass(managed)
+        managed.broker.update_sinks.clear()  # the stream is mute
+        for position in positions[:4]:  # of 14 that may go, of the 10 that are left they would be too many
+            managed.broker.external_order(position.symbol, OrderSide.SELL, "10", "101")
+        ok, text, facts = await ask(managed, CommandVerb.SYNC_REPAIR)
+        assert (ok, facts["braked"], facts["whole"]) == (True, False, True), text
+        for position in positions[:4]:
+            assert (await managed.closed(position)).close_reason is CloseReason.EXTERNAL_CLOSE
+        managed.broker.update_sinks.append(managed.trades._on_update)
+
+
+@pytest.mark.parametrize("answer", ["positions", "open_orders"])
+async def test_i11_a_repair_on_a_broken_list_of_the_broker_does_not_say_that_all_is_well(answer: str) -> None:
+    async with Managed(Venue(), policy=POLICY) as managed:
+        position = await opened(managed)
+        managed.broker.fail_reads(answer, BrokerIncomplete([], [UnreadableRow("a row", "no symbol", "")]), times=4)
+        ok, text, facts = await ask(managed, CommandVerb.SYNC_REPAIR)
+        assert (ok, facts["whole"], "ask again" in text) == (False, False, True), text
+        assert managed.row(position.id).status is PositionStatus.OPEN
+        ok, text, facts = await ask(managed, CommandVerb.SYNC_REPAIR)
+        assert (ok, facts["whole"]) == (True, True), text
 
 
 async def test_orders_that_nobody_needs_are_told_and_cancelled_only_when_asked_and_ours() -> None:
