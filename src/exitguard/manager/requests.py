@@ -122,6 +122,7 @@ class Desk:
             async with self._polling:
                 await self._link_entries()
                 await self._reconciler.poll(mass_change_accepted=mass_change_accepted)
+                await self._finish_flat()
                 found = self._found()
                 before = found if before is None else before
                 wrong = [each for each in found if each.kind is not FindingKind.MATCHED]
@@ -153,6 +154,12 @@ class Desk:
             raise Refused(
                 f"the database does not tell which entries are ours, so nothing is adopted; ask again: {error}"
             ) from error
+
+    async def _finish_flat(self) -> None:
+        """Close the books of what orders have shown to be closed; in a visit nobody else does."""
+        for tracked in list(self._context.positions.values()):
+            if tracked.closer is None and tracked.holding.is_flat:
+                await self._lifecycle.finish_foreign(tracked)
 
     def _found(self) -> list[Finding]:
         return [*self._reconciler.findings, *self._reconciler.order_findings]

@@ -280,6 +280,32 @@ async def test_i11_a_repair_without_the_brokers_word_changes_nothing() -> None:
         assert managed.row(position.id).status is PositionStatus.OPEN
 
 
+async def test_f62_a_visit_closes_the_books_of_a_close_that_filled_while_nobody_managed() -> None:
+    managed = Managed(Venue(), policy=POLICY)
+    async with managed:
+        position = await opened(managed)
+        managed.broker.next_submits(Wire.NEVER_ARRIVED)
+        await managed.price("NVDA", "50")
+        await managed.until(lambda: managed.row(position.id).status is PositionStatus.CLOSING, "a close begins")
+        await managed.kill()
+        managed.stop.set()
+        managed.task = None
+    (intent,) = [each for each in managed.rows.intents.values() if each.status.is_live]
+    await managed.broker.submit(
+        OrderRequest(
+            intent.client_order_id, "NVDA", OrderSide.SELL, Decimal(10), OrderType.MARKET, TimeInForce.DAY,
+            PositionIntent.SELL_TO_CLOSE, order_class=OrderClass.SIMPLE,
+        )
+    )  # fmt: skip
+    managed.venue.time += timedelta(minutes=2)
+    managed.clock.observe(managed.venue.time, authoritative=True)
+    ok, text = await visit(managed, CommandVerb.SYNC_REPAIR)
+    assert ok, text
+    row = managed.row(position.id)
+    assert (row.status, row.close_reason) == (PositionStatus.CLOSED, CloseReason.STOP_LOSS)
+    assert position.id in managed.rows.history
+
+
 # Adopt ------------------------------------------------------------------------------------------------------------
 
 
