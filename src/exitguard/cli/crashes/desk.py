@@ -19,6 +19,7 @@ from typing import Any
 
 import asyncpg
 
+from exitguard.cli.account_section import PlainUrls, account_section
 from exitguard.cli.crashes.victim import NEVER
 from exitguard.core.errors import ExitguardError
 from exitguard.core.quote import Quote
@@ -34,25 +35,13 @@ QUANTITY = 10
 # A Wednesday, ten in the morning in New York.
 START = datetime(2026, 11, 18, 15, 0, tzinfo=UTC)
 # Generous: a machine that does much else must not make a story fail.
-PATIENCE_SECONDS = 60.0
-# Short, so that a story with a manager that hangs is short.
-LEASE_SECONDS = 3
+PATIENCE_SECONDS = 120.0
+# Long enough that no manager of a busy machine loses its lease before its point, or comes to doubt it. A killed one's
+# is free at once; a story in which one hangs waits for the end of a shorter one.
+LEASE_SECONDS = 60
+LEASE_OF_HANGING_SECONDS = 9
 _WATCHING = "Sleeping for 1 minute until next check..."
 _SETTINGS = """
-[accounts.large]
-tier = "large"
-mode = "paper"
-rest_url = "{rest}"
-trade_stream_url = "{stream}"
-data_url = "{rest}"
-stock_stream_url = "{data_stream}"
-option_stream_url = "{option_stream}"
-key = "env:LARGE_KEY"
-secret = "env:LARGE_SECRET"
-clock = "{clock}"
-requests_per_minute = 10000
-lease_seconds = {lease}
-
 [accounts.large.risk]
 max_position_fraction = "0.10"
 max_open_positions = 20
@@ -73,7 +62,9 @@ class StoryFailed(ExitguardError):
 class Desk:
     """What a story does and what it asks. Every wait has an end: StoryFailed says what did not come true."""
 
-    def __init__(self, server: PaperServer, database_url: str, folder: Path, *, brackets: bool, stepped: bool) -> None:
+    def __init__(
+        self, server: PaperServer, database_url: str, folder: Path, *, brackets: bool, stepped: bool, lease: int
+    ) -> None:
         self.server = server
         self.database_url = database_url
         self.process: asyncio.subprocess.Process | None = None
@@ -92,15 +83,18 @@ class Desk:
             "LARGE_KEY": account.key,
             "LARGE_SECRET": account.secret,
         }
-        settings = _SETTINGS.format(
-            rest=server.rest_url,
-            stream=server.stream_url,
-            data_stream=server.data_stream_url,
-            option_stream=server.option_stream_url,
-            clock="stepped" if stepped else "real",
-            brackets=str(brackets).lower(),
-            lease=LEASE_SECONDS,
+        urls = PlainUrls(
+            server.rest_url, server.stream_url, server.rest_url, server.data_stream_url, server.option_stream_url
         )
+        section = account_section(
+            ACCOUNT,
+            urls,
+            key="env:LARGE_KEY",
+            secret="env:LARGE_SECRET",  # noqa: S106 - where it is, not what it is
+            clock="stepped" if stepped else "real",
+            lease_seconds=lease,
+        )
+        settings = section + _SETTINGS.format(brackets=str(brackets).lower())
         (folder / "exitguard.toml").write_text(settings)
 
     # The manager ---------------------------------------------------------------------------------------------------
@@ -329,11 +323,17 @@ class Desk:
 
 @contextlib.asynccontextmanager
 async def open_desk(
-    database_url: str, folder: Path, *, brackets: bool = False, kept: bool = False, stepped: bool = False
+    database_url: str,
+    folder: Path,
+    *,
+    brackets: bool = False,
+    kept: bool = False,
+    stepped: bool = False,
+    lease: int = LEASE_SECONDS,
 ) -> AsyncIterator[Desk]:
     """A desk with its exchange. `kept`: the exchange writes down what it knows, so that it can be started again.
 
-    `stepped`: the exchange's time passes only when the story moves it.
+    `stepped`: the exchange's time passes only when the story moves it. `lease`: seconds that a manager's lease lasts.
     """
     settings = PaperSettings(
         accounts={ACCOUNT: Decimal(100_000)},
@@ -345,7 +345,7 @@ async def open_desk(
     )
     server = PaperServer(settings)
     await server.start()
-    desk = Desk(server, database_url, folder, brackets=brackets, stepped=stepped)
+    desk = Desk(server, database_url, folder, brackets=brackets, stepped=stepped, lease=lease)
     try:
         yield desk
     finally:

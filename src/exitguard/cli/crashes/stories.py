@@ -14,7 +14,14 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from exitguard.cli.crashes.desk import ACCOUNT, QUANTITY, Desk, StoryFailed, open_desk
+from exitguard.cli.crashes.desk import (
+    ACCOUNT,
+    LEASE_OF_HANGING_SECONDS,
+    QUANTITY,
+    Desk,
+    StoryFailed,
+    open_desk,
+)
 from exitguard.cli.crashes.victim import POINTS, STOPPING
 from exitguard.store.embedded import EmbeddedServer, EmbeddedServerError
 from exitguard.store.operator import Operator
@@ -238,7 +245,9 @@ async def _hung(stage: Stage, point: str) -> Outcome:
     """The first process hangs, the second takes over; then the first wakes up where it was and must do no harm."""
     where = _HANGING[point]
     kind = where.partition(":")[0]
-    async with open_desk(stage.database_url, stage.folder, brackets=kind == "restoring") as desk:
+    async with open_desk(
+        stage.database_url, stage.folder, brackets=kind == "restoring", lease=LEASE_OF_HANGING_SECONDS
+    ) as desk:
         if kind.startswith("closing"):
             await desk.buy()
         await desk.start(f"{where}{STOPPING}")
