@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import orjson
 
+from exitguard.cli.account_section import PlainUrls, account_section
 from exitguard.cli.bench.answers import ACCOUNT_NUMBER
 from exitguard.cli.bench.book import Sizes, ledger_operations, make_book, opening_time, trading_day
 from exitguard.cli.bench.place import DATABASE, Place
@@ -25,24 +26,6 @@ _POSITIONS_A_BATCH = 200
 _START_SECONDS = 60.0
 _ROUND_SECONDS = 0.5
 
-_SETTINGS = """
-[database]
-url = "embedded:{database}"
-
-[accounts.{account}]
-tier = "{account}"
-mode = "paper"
-rest_url = "http://127.0.0.1:{http}"
-trade_stream_url = "ws://127.0.0.1:{sockets}{trades}"
-data_url = "http://127.0.0.1:{http}"
-stock_stream_url = "ws://127.0.0.1:{sockets}{stocks}"
-option_stream_url = "ws://127.0.0.1:{sockets}{options}"
-key = "env:BENCH_KEY"
-secret = "env:BENCH_SECRET"
-account_number = "{number}"
-requests_per_minute = 100000
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
@@ -59,21 +42,13 @@ async def play(place: Place, sizes: Sizes, say: Callable[[str], None], manager: 
     venue = await place.start("venue", "exitguard.cli.bench.venue", orjson.dumps(asdict(sizes)).decode())
     try:
         ports = orjson.loads(await place.line(venue, _START_SECONDS))
+        rest, sockets = f"http://127.0.0.1:{ports['http']}", f"ws://127.0.0.1:{ports['sockets']}"
+        urls = PlainUrls(rest, sockets + TRADES, rest, sockets + STOCKS, sockets + OPTIONS)
+        keys = {"key": "env:BENCH_KEY", "secret": "env:BENCH_SECRET", "account_number": ACCOUNT_NUMBER}
         settings = place.folder / "breach.toml"
-        settings.write_text(
-            _SETTINGS.format(
-                database=DATABASE,
-                account=ACCOUNT,
-                number=ACCOUNT_NUMBER,
-                trades=TRADES,
-                stocks=STOCKS,
-                options=OPTIONS,
-                **ports,
-            ),
-            encoding="utf-8",
-        )
-        sockets, orders = f"ws://127.0.0.1:{ports['sockets']}{BARE}", f"http://127.0.0.1:{ports['http']}/v2/orders"
-        await place.start("bare", "exitguard.cli.bench.bare", sockets, orders, str(_BARE_LEVEL))
+        section = account_section(ACCOUNT, urls, **keys)
+        settings.write_text(f'[database]\nurl = "embedded:{DATABASE}"\n{section}', encoding="utf-8")
+        await place.start("bare", "exitguard.cli.bench.bare", sockets + BARE, rest + "/v2/orders", str(_BARE_LEVEL))
         module, *arguments = manager
         running = await place.start("manager", module, *arguments, "run", "--config", str(settings))
         rounds = sizes.rounds + sizes.warmup

@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
 
+from exitguard.cli.account_section import account_section, write_keys
 from exitguard.cli.bench.book import HELD_FOR, OPTION_QTY, STOCK_QTY, Held, ledger_operations, opening_time, trading_day
 from exitguard.cli.bench.place import DATABASE, BenchFailed, Place
 from exitguard.cli.demo.venue import Addresses, Contract, Venue
@@ -34,21 +35,6 @@ url = "embedded:{database}"
 
 [log]
 level = "{log}"
-"""
-_ACCOUNT = """
-[accounts.{name}]
-tier = "{name}"
-mode = "paper"
-rest_url = "{rest}"
-trade_stream_url = "{stream}"
-data_url = "{data}"
-stock_stream_url = "{data_stream}"
-option_stream_url = "{option_stream}"
-key = "file:{folder}/{name}.key"
-secret = "file:{folder}/{name}.secret"
-account_number = "{number}"
-clock = "{clock}"
-requests_per_minute = 100000
 """
 
 
@@ -187,18 +173,12 @@ def _write_settings(folder: Path, addresses: Addresses, names: Sequence[str], *,
     parts = [_SETTINGS.format(database=DATABASE, log=log)]
     for name in names:
         account = addresses.accounts[name]
-        write_private(folder / f"{name}.key", account.key.encode())
-        write_private(folder / f"{name}.secret", account.secret.encode())
         parts.append(
-            _ACCOUNT.format(
-                name=name,
-                folder=folder,
-                rest=addresses.rest,
-                stream=addresses.stream,
-                data=addresses.data,
-                data_stream=addresses.data_stream,
-                option_stream=addresses.option_stream,
-                number=account.account_number,
+            account_section(
+                name,
+                addresses,
+                **write_keys(folder, name, account),
+                account_number=account.account_number,
                 clock="stepped" if stepped else "real",
             )
         )

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import orjson
-
+from exitguard.cli.account_section import account_section, write_keys
 from exitguard.cli.bench.place import DATABASE, BenchFailed, Place
 from exitguard.cli.bench.result import Measurement, Target, measured
+from exitguard.cli.demo.venue import Addresses
 from exitguard.store.operator import Operator
 
 DAY = Target(60.0)
@@ -18,25 +18,6 @@ _DAY_SECONDS = 600.0
 _START_SECONDS = 60.0
 # After its first heartbeat a manager has nothing left to start; its allocator gets this long to come to rest.
 _IDLE_SECONDS = 5.0
-
-_SETTINGS = """
-[database]
-url = "embedded:{database}"
-
-[accounts.idle]
-tier = "idle"
-mode = "paper"
-rest_url = "{rest}"
-trade_stream_url = "{stream}"
-data_url = "{data}"
-stock_stream_url = "{data_stream}"
-option_stream_url = "{option_stream}"
-key = "file:{folder}/idle.key"
-secret = "file:{folder}/idle.secret"
-account_number = "{number}"
-clock = "stepped"
-requests_per_minute = 100000
-"""
 
 
 async def demo_day(place: Place, say: Callable[[str], None]) -> dict[str, Measurement]:
@@ -69,17 +50,12 @@ async def idle_memory(place: Place, say: Callable[[str], None]) -> dict[str, Mea
     exchange = await place.start(
         "paper", "exitguard.cli.main", "paper", "--account", "idle:100000", "--generate", "1", "--json", "--paused"
     )
-    addresses = orjson.loads(await place.line(exchange, _START_SECONDS))
-    account = addresses["accounts"]["idle"]
-    for name in ("key", "secret"):
-        path = place.folder / f"idle.{name}"
-        path.touch(mode=0o600)
-        path.write_text(account[name], encoding="utf-8")
+    addresses = Addresses.read(await place.line(exchange, _START_SECONDS))
+    account = addresses.accounts["idle"]
+    keys = write_keys(place.folder, "idle", account)
+    section = account_section("idle", addresses, **keys, account_number=account.account_number, clock="stepped")
     settings = place.folder / "idle.toml"
-    settings.write_text(
-        _SETTINGS.format(database=DATABASE, folder=place.folder, number=account["account_number"], **addresses),
-        encoding="utf-8",
-    )
+    settings.write_text(f'[database]\nurl = "embedded:{DATABASE}"\n{section}', encoding="utf-8")
     manager = await place.start("manager", "exitguard.cli.main", "run", "--config", str(settings))
     bare = await asyncio.create_subprocess_exec(sys.executable, "-c", "import time; time.sleep(3600)")
     try:

@@ -3,35 +3,14 @@
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
+from exitguard.cli.account_section import account_section, write_keys
 from exitguard.cli.demo.venue import Addresses
 from exitguard.core.session import NEW_YORK, Session
 from exitguard.store.files import write_private
 
-# A stepped market plays hours in seconds: the venue's usual limit would be one of wall time.
-_REQUESTS_PER_MINUTE = 100_000
 _LEAVE_BEFORE_CLOSE = timedelta(hours=2)
 # What a policy allows.
 _LONGEST_HOURS = 240
-
-_ACCOUNT = """
-[accounts.{name}]
-tier = "{name}"
-mode = "paper"
-rest_url = "{rest}"
-trade_stream_url = "{stream}"
-data_url = "{data}"
-stock_stream_url = "{data_stream}"
-option_stream_url = "{option_stream}"
-key = "file:{name}.key"
-secret = "file:{name}.secret"
-account_number = "{number}"
-policy = "demo"
-clock = "stepped"
-requests_per_minute = {requests}
-
-[accounts.{name}.risk]
-{risk}
-"""
 
 _RISK = {
     "large": 'max_position_fraction = "0.06"\nmax_open_positions = 40\nmax_total_exposure_fraction = "1.8"\n'
@@ -78,18 +57,17 @@ def settings_text(addresses: Addresses, database: str, hours: int) -> str:
     parts = [f'# Written by `exitguard demo`; overwritten by the next one.\n[database]\nurl = "{database}"\n']
     for name, credential in addresses.accounts.items():
         parts.append(
-            _ACCOUNT.format(
-                name=name,
-                rest=addresses.rest,
-                stream=addresses.stream,
-                data=addresses.data,
-                data_stream=addresses.data_stream,
-                option_stream=addresses.option_stream,
-                number=credential.account_number,
-                requests=_REQUESTS_PER_MINUTE,
-                risk=_RISK[name],
+            account_section(
+                name,
+                addresses,
+                key=f"file:{name}.key",
+                secret=f"file:{name}.secret",
+                account_number=credential.account_number,
+                policy="demo",
+                clock="stepped",
             )
         )
+        parts.append(f"\n[accounts.{name}.risk]\n{_RISK[name]}\n")
     parts.append(_POLICY.format(expiration_hours=hours))
     parts.append('\n[log]\nlevel = "info"\nformat = "json"\n')
     return "".join(parts)
@@ -98,8 +76,7 @@ def settings_text(addresses: Addresses, database: str, hours: int) -> str:
 def write_settings(folder: Path, addresses: Addresses, database: str, hours: int) -> Path:
     """Write `exitguard.toml` and the key files beside it, readable by nobody else; returns the file."""
     for name, credential in addresses.accounts.items():
-        write_private(folder / f"{name}.key", credential.key.encode())
-        write_private(folder / f"{name}.secret", credential.secret.encode())
+        write_keys(folder, name, credential)
     path = folder / "exitguard.toml"
     write_private(path, settings_text(addresses, database, hours).encode())
     return path
