@@ -80,6 +80,8 @@ def split_ratio(ours: tuple[Decimal, Decimal], theirs: tuple[Decimal, Decimal]) 
     their_qty, their_average = (abs(Fraction(part)) for part in theirs)
     if not qty or not average or not their_qty or not their_average or qty == their_qty:
         return None
+    if _is_average(their_average, average):
+        return None  # a part was closed: of a cheap contract a few per cent are within what averages are rounded to
     ratio = their_qty / qty
     if _is_plain(ratio) and _is_average(their_average, average / ratio):
         return ratio

@@ -65,7 +65,7 @@ class AccountManager:
         self._lifecycle = Lifecycle(context)
         corporate = CorporateActions(context, self._lifecycle)
         self._closer = Closer(context, self._lifecycle, corporate)
-        self._restorer = Restorer(context, self._lifecycle)
+        self._restorer = Restorer(context, self._lifecycle, corporate)
         self._armer = Armer(context)
         self.watcher = Watcher(context, self._closer, self._restorer)
         self.reconciler = Reconciler(context, self._lifecycle, corporate)

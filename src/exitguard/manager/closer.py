@@ -403,7 +403,8 @@ class Closer:
     async def _held(self, tracked: Tracked) -> BrokerPosition | None:
         """What the broker holds. A split that its answers show restates ours first: all of it is to be closed."""
         held = await self._context.broker.position(tracked.record.symbol)
-        await self._corporate.split(tracked, held)
+        if held is not None and held.qty != tracked.signed_qty:
+            await self._corporate.split(tracked, held)
         return held
 
     async def _repair(self, tracked: Tracked) -> None:

@@ -24,8 +24,6 @@ from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.tracked import Tracked
 
-# Answers in a row that must show the same split before it is believed; at the start one is enough.
-LOOKS = 2
 # The activities of a holding that became another one.
 _EXCHANGES = ("NC", "OPCA")
 _SPLIT = "SPLIT"
@@ -43,35 +41,23 @@ class CorporateActions:
     def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
         self._context = context
         self._lifecycle = lifecycle
-        # By position: what the last answer looked like, and how many in a row did.
-        self._looks: dict[int, tuple[tuple[Decimal, ...], int]] = {}
 
     # Splits -----------------------------------------------------------------------------------------------------
 
-    def agreed(self, tracked: Tracked) -> None:
-        """The broker's quantity is ours: what looked like a split before was none."""
-        self._looks.pop(tracked.record.id, None)
+    async def split(self, tracked: Tracked, theirs: BrokerPosition) -> bool:
+        """Restate the position when the broker's shows a split of it; whether it did. Raises BrokerError.
 
-    async def split(self, tracked: Tracked, theirs: BrokerPosition | None, *, looks: int = LOOKS) -> bool:
-        """Restate the position when the broker's shows a split of it; whether it did.
-
-        `looks`: so many answers in a row, this one included, must agree.
+        `theirs` is what the list of all positions shows; the question for the one position must give the same.
         """
-        record = tracked.record
-        found = None if theirs is None else split_of(tracked.holding, theirs)
-        if theirs is None or found is None or record.status is PositionStatus.CLOSED:
-            self._looks.pop(record.id, None)
+        record, context = tracked.record, self._context
+        if record.status is PositionStatus.CLOSED or split_of(tracked.holding, theirs) is None:
             return False
-        sight = (tracked.holding.qty, theirs.qty, theirs.avg_entry_price)
-        before, count = self._looks.get(record.id, (sight, 0))
-        count = count + 1 if before == sight else 1
-        self._looks[record.id] = (sight, count)
-        if count < looks:
-            return False
-        del self._looks[record.id]
-        activity = await self._activity(tracked, (_SPLIT,))
-        if record.id not in self._context.positions or tracked.holding.qty != sight[0]:
-            return False  # it changed while we asked
+        await self._lifecycle.read_missed(tracked)
+        again = await context.broker.position(record.symbol)
+        activity = _newest(await self._since(tracked), record.symbol, (_SPLIT,))
+        found = split_of(tracked.holding, theirs)
+        if record.id not in context.positions or found is None or again is None or _terms(again) != _terms(theirs):
+            return False  # something changed while we asked
         evidence: dict[str, object] = {"broker_quantity": theirs.qty, "broker_average": theirs.avg_entry_price}
         if activity is not None:
             evidence |= {"activity_id": activity.id, "date": activity.date}
@@ -138,11 +124,12 @@ class CorporateActions:
         known = {tracked.asset_id, *(order.raw.get("asset_id") for order in orders)} - {None, ""}
         if theirs.asset_id in known:
             return {"asset_id": theirs.asset_id}
-        activity = await self._activity(tracked, _EXCHANGES)
+        activities = await self._since(tracked)
+        activity = _newest(activities, tracked.record.symbol, _EXCHANGES)
         if activity is None:
             return None
         group = activity.raw.get("group_id")
-        for other in await self._since(tracked):
+        for other in activities:
             if other.type == activity.type and other.symbol == theirs.symbol and other.raw.get("group_id") == group:
                 return {"activity_id": activity.id, "date": activity.date}
         return None
@@ -199,11 +186,6 @@ class CorporateActions:
         )
         tracked.news.set()
 
-    async def _activity(self, tracked: Tracked, kinds: tuple[str, ...]) -> Activity | None:
-        """The newest activity of these kinds about the position's symbol since its entry, if any."""
-        found = [a for a in await self._since(tracked) if a.type in kinds and a.symbol == tracked.record.symbol]
-        return found[-1] if found else None
-
     async def _since(self, tracked: Tracked) -> list[Activity]:
         opened = tracked.record.entry_time.astimezone(NEW_YORK).date()
         try:
@@ -213,6 +195,16 @@ class CorporateActions:
             self._context.log.warning("activities not read", position=tracked.record.id, reason=str(error))
             return []
         return [activity for activity in activities if activity.raw.get("status") != "canceled"]
+
+
+def _newest(activities: list[Activity], symbol: str, kinds: tuple[str, ...]) -> Activity | None:
+    """The newest activity of these kinds about the symbol, if any."""
+    found = [each for each in activities if each.type in kinds and each.symbol == symbol]
+    return found[-1] if found else None
+
+
+def _terms(theirs: BrokerPosition) -> tuple[Decimal, Decimal]:
+    return theirs.qty, theirs.avg_entry_price
 
 
 def split_of(holding: Holding, theirs: BrokerPosition) -> Restatement | None:

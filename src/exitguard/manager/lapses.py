@@ -53,16 +53,18 @@ class Lapses:
         ]
         booked = False
         for activity in activities:
-            if activity.type not in kinds or activity.symbol != record.symbol or self._is_booked(activity):
+            # Of this position, or of one of the contract that is closed.
+            done = self._context.tally(activity.id).qty
+            if activity.type not in kinds or activity.symbol != record.symbol or _is_done(activity, done):
                 continue
             before = activity.date is not None and activity.date < opened
             if before or activity.raw.get("status") == "canceled" or record.id not in self._context.positions:
                 continue
-            missing = self._missing(tracked, finding)
+            missing = self.missing(tracked, finding)
             price = _price(tracked, activity, missing)
             if price is None or missing <= 0 or not self._is_reduction(tracked, activity):
                 continue
-            qty = missing if activity.qty is None else min(abs(activity.qty), missing)
+            qty = missing if activity.qty is None else min(abs(activity.qty) - done, missing)
             if activity.qty is not None and (abs(activity.qty), price) in known:
                 known.remove((abs(activity.qty), price))
                 continue
@@ -70,14 +72,11 @@ class Lapses:
             if not booked and not await self._is_confirmed(tracked, finding):
                 return False
             evidence: dict[str, object] = {"activity": activity.type, "activity_id": activity.id, "date": activity.date}
-            self._book(tracked, activity.id, qty, price, reason, finding, now, evidence)
+            name = f"{activity.id}:{done.normalize():f}" if done else activity.id
+            self._book(tracked, activity.id, name, qty, price, reason, finding, now, evidence)
             booked = True
         await self._finish(tracked, booked, now)
         return booked
-
-    def _is_booked(self, activity: Activity) -> bool:
-        """Whether this activity was booked before: for this position, or for one of the contract that is closed."""
-        return self._context.tally(activity.id).qty > 0
 
     async def _is_confirmed(self, tracked: Tracked, finding: Finding) -> bool:
         """Ask for the one position before anything of it is taken for gone (I11). Raises BrokerError."""
@@ -94,7 +93,7 @@ class Lapses:
         `theirs` is the broker's whole answer.
         """
         context, instrument = self._context, tracked.holding.instrument
-        missing = self._missing(tracked, finding)
+        missing = self.missing(tracked, finding)
         if not instrument.is_option or missing <= 0 or instrument.underlying in CASH_SETTLED:
             return False
         shares, moved = _shares(tracked, missing), self._moved(instrument, theirs)
@@ -112,40 +111,51 @@ class Lapses:
         still = await context.broker.position(tracked.record.symbol)
         stock = await context.broker.position(instrument.underlying)
         listed = theirs.get(instrument.underlying)
-        if (ZERO if still is None else still.qty) != finding.theirs or self._missing(tracked, finding) != missing:
+        if (ZERO if still is None else still.qty) != finding.theirs or self.missing(tracked, finding) != missing:
             return False
         if (ZERO if stock is None else stock.qty) != (ZERO if listed is None else listed.qty):
             return False
         evidence: dict[str, object] = {"shares": moved, "last_session": tracked.expires_at}
         left = tracked.holding.qty - missing
         name = f"{_SEEN_GONE}{tracked.record.uid}:{left.normalize():f}"
+        taken_from = None
         if reason is not CloseReason.EXPIRED:
-            await self._deliver(tracked, shares, reason, f"{tracked.record.uid}:{left.normalize():f}", now)
-        self._book(tracked, name, missing, ZERO, reason, finding, now, evidence)
+            taken_from = self._deliver(tracked, shares, reason, f"{tracked.record.uid}:{left.normalize():f}", now)
+        self._book(tracked, name, name, missing, ZERO, reason, finding, now, evidence)
+        if taken_from is not None:
+            await self._finish(taken_from, True, now)
         await self._finish(tracked, True, now)
         return True
 
-    async def _deliver(self, option: Tracked, shares: Decimal, reason: CloseReason, name: str, now: datetime) -> None:
-        """Book the shares that a contract took from a position of ours, at its strike; what is new is adopted later."""
+    def _deliver(
+        self, option: Tracked, shares: Decimal, reason: CloseReason, name: str, now: datetime
+    ) -> Tracked | None:
+        """Book the shares that a contract took from a position of ours, at its strike; what is new is adopted later.
+
+        Returns the position that they were taken from, if there is one.
+        """
         instrument = option.holding.instrument
         stock, strike = self._context.on_symbol(instrument.underlying), instrument.strike
         if strike is None:
             raise AssertionError(f"{instrument.symbol} has no strike")
-        taken = ZERO
+        taken, taken_from = ZERO, None
         if stock is not None and stock.signed_qty * shares < 0:
             taken = min(stock.holding.qty, abs(shares))
             (finding,) = compare(
                 {instrument.underlying: stock.signed_qty}, {instrument.underlying: stock.signed_qty + shares}
             )
             evidence: dict[str, object] = {"contract": instrument.symbol}
-            self._book(stock, f"{_DELIVERED}{name}", taken, strike, reason, finding, now, evidence)
-            await self._finish(stock, True, now)
+            name = f"{_DELIVERED}{name}"
+            self._book(stock, name, name, taken, strike, reason, finding, now, evidence)
+            taken_from = stock
         if taken < abs(shares):
             self.delivered.add(instrument.underlying)
+        return taken_from
 
     def _book(
         self,
         tracked: Tracked,
+        source: str,
         name: str,
         qty: Decimal,
         price: Decimal,
@@ -154,12 +164,13 @@ class Lapses:
         now: datetime,
         evidence: dict[str, object],
     ) -> None:
+        """Book a part under a name of its own; `source` stands for the order, and counts what was booked of it."""
         record = tracked.record
         if qty == tracked.holding.qty:
             tracked.record = replace(record, close_reason=reason)
         at = now if tracked.expires_at is None else min(now, tracked.expires_at)
-        fill = Fill(name, name, None, record.symbol, record.side.closing, qty, price, at)
-        self._context.tally(name).add(qty, price)
+        fill = Fill(name, source, None, record.symbol, record.side.closing, qty, price, at)
+        self._context.tally(source).add(qty, price)
         self._lifecycle.book_reconciled(tracked, fill, finding, now, repair=reason, **evidence)
         tracked.news.set()
 
@@ -168,7 +179,7 @@ class Lapses:
             await self._lifecycle.finish(tracked, now)
 
     @staticmethod
-    def _missing(tracked: Tracked, finding: Finding) -> Decimal:
+    def missing(tracked: Tracked, finding: Finding) -> Decimal:
         """How much of ours the broker does not hold; of a position that was turned around nothing is left."""
         return tracked.holding.qty - max(finding.theirs * tracked.record.side.sign, ZERO)
 
@@ -194,6 +205,11 @@ class Lapses:
             if left < tracked.holding.qty:
                 total += _shares(tracked, tracked.holding.qty - left)
         return total
+
+
+def _is_done(activity: Activity, booked: Decimal) -> bool:
+    """Whether all that an activity tells of is booked; one that names no quantity tells of all that is missing."""
+    return booked > 0 and (activity.qty is None or booked >= abs(activity.qty))
 
 
 def _shares(tracked: Tracked, contracts: Decimal) -> Decimal:

@@ -20,7 +20,7 @@ from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare, order_prefix
 from exitguard.core.records import AppendEvent, EventType, IntentStatus, SetAside
 from exitguard.manager.context import AccountContext, Tally
-from exitguard.manager.corporate import LOOKS, CorporateActions
+from exitguard.manager.corporate import CorporateActions, split_of
 from exitguard.manager.fills import part_id
 from exitguard.manager.lapses import Lapses
 from exitguard.manager.lifecycle import Lifecycle
@@ -79,7 +79,7 @@ class Reconciler:
         self.whole = whole and orders_whole
         now = context.clock.now()
         readable = self._readable(theirs, now, whole=whole)
-        await self._restate(readable, whole=whole, patient=patient)
+        await self._restate(readable, whole=whole)
         async for piece in in_pieces(list(context.positions.values())):
             for tracked in piece:
                 if tracked.record.id in context.positions:
@@ -92,7 +92,7 @@ class Reconciler:
         await asyncio.sleep(0)
         await self._act(readable, now, patient=patient, mass_change_accepted=mass_change_accepted)
 
-    async def _restate(self, theirs: dict[str, BrokerPosition], *, whole: bool, patient: bool) -> None:
+    async def _restate(self, theirs: dict[str, BrokerPosition], *, whole: bool) -> None:
         """Take splits and new symbols for what they are, before anything else is compared."""
         context = self._context
         async for piece in in_pieces(list(context.positions.values())):
@@ -100,10 +100,12 @@ class Reconciler:
                 if tracked.record.id not in context.positions:
                     continue
                 seen = theirs.get(tracked.record.symbol)
-                if seen is not None and seen.qty == tracked.signed_qty:
-                    self._corporate.agreed(tracked)
-                else:
-                    await self._corporate.split(tracked, seen, looks=LOOKS if patient else 1)
+                if seen is None or seen.qty == tracked.signed_qty:
+                    continue
+                try:
+                    await self._corporate.split(tracked, seen)
+                except BrokerError as error:
+                    self._step_failed(tracked.record.symbol, error)
         if not whole:
             return  # nothing is known to be missing
         for symbol, position in theirs.items():
@@ -266,13 +268,18 @@ class Reconciler:
             try:
                 if tracked is not None and tracked.closer is not None:
                     # The closing procedure asks its own questions, but it reads orders only.
-                    await self._lapsed(tracked, finding, theirs, strikes, now)
+                    if not context.is_settling(finding.symbol, now):
+                        await self._lapsed(tracked, finding, theirs, strikes, now)
                     continue
                 await self._act_on(finding, theirs, strikes, now, patient=patient)
                 if strikes == STRIKES_GONE:
                     self._tell(finding, now)
             except BrokerError as error:
-                context.log.warning("reconciliation step failed", symbol=finding.symbol, reason=str(error))
+                self._step_failed(finding.symbol, error)
+
+    def _step_failed(self, symbol: str, error: BrokerError) -> None:
+        """The others go on; the next poll tries again."""
+        self._context.log.warning("reconciliation step failed", symbol=symbol, reason=str(error))
 
     def _tell(self, finding: Finding, now: datetime) -> None:
         """A difference that several polls agree about and that nothing has mended so far: event and alarm."""
@@ -326,9 +333,10 @@ class Reconciler:
             return
         if self._context.is_settling(finding.symbol, now):
             return
+        held = tracked.holding
         if await self._lapsed(tracked, finding, listed, strikes if patient else STRIKES_GONE, now):
             return
-        if strikes >= STRIKES_GONE:
+        if strikes >= STRIKES_GONE and tracked.holding is held:
             await self._unexplained(tracked, finding, theirs, now)
 
     async def _lapsed(
@@ -338,6 +346,8 @@ class Reconciler:
 
         What positions prove is believed as early as their shares would be adopted.
         """
+        if self._lapses.missing(tracked, finding) <= 0:
+            return False
         if strikes >= STRIKES_UNTRACKED and await self._lapses.shown(tracked, finding, listed, now):
             return True
         return strikes >= STRIKES_GONE and await self._lapses.told(tracked, finding, now)
@@ -372,6 +382,8 @@ class Reconciler:
     ) -> None:
         """Several polls agree and no order explains it. More than ours is adopted; less is an alarm, never a guess."""
         context, record = self._context, tracked.record
+        if theirs is not None and split_of(tracked.holding, theirs) is not None:
+            return  # for the extra of a split nothing was paid; it is booked once the broker confirms it
         extra = (finding.theirs - tracked.signed_qty) * record.side.sign
         if theirs is not None and extra > 0 and finding.kind is FindingKind.QUANTITY:
             fill = Fill(
@@ -405,7 +417,6 @@ class Reconciler:
         """The price of the added part that brings our average closest to the broker's."""
         total = abs(theirs.qty) * theirs.avg_entry_price
         implied = (total - tracked.holding.qty * tracked.holding.entry_price) / extra
-        # Nothing was paid for what a split adds.
         return max(implied, Decimal(0))
 
     async def adopt_now(self, symbol: str, theirs: BrokerPosition, now: datetime) -> None:

@@ -24,6 +24,7 @@ from exitguard.core.records import (
     PutPosition,
 )
 from exitguard.manager.context import AccountContext
+from exitguard.manager.corporate import CorporateActions, split_of
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
@@ -38,9 +39,10 @@ LOOKUPS = 5
 class Restorer:
     """Restores brackets of one account."""
 
-    def __init__(self, context: AccountContext, lifecycle: Lifecycle) -> None:
+    def __init__(self, context: AccountContext, lifecycle: Lifecycle, corporate: CorporateActions) -> None:
         self._context = context
         self._lifecycle = lifecycle
+        self._corporate = corporate
         self._count = 0
 
     def start(self, tracked: Tracked) -> None:
@@ -80,6 +82,9 @@ class Restorer:
         context = self._context
         if not await self._clear(tracked):
             self._failed(tracked, "resting orders of the contract did not end in time")
+            return
+        if not await self._are_terms_right(tracked):
+            self._failed(tracked, "the broker's position looks like a split of ours, which is not confirmed yet")
             return
         if tracked.bracket is not Bracket.MISSING or tracked.is_closing or tracked.holding.qty <= 0:
             return
@@ -161,6 +166,13 @@ class Restorer:
                 return False
             await self._pause(tracked, CLEAR_WAIT)
         return False
+
+    async def _are_terms_right(self, tracked: Tracked) -> bool:
+        """Whether the stop is one of the stock as it trades now: a stop from before a split would fill at once."""
+        held = await self._context.broker.position(tracked.record.symbol, Priority.PROTECT)
+        if held is None or held.qty == tracked.signed_qty or split_of(tracked.holding, held) is None:
+            return True
+        return await self._corporate.split(tracked, held)
 
     def _request(self, tracked: Tracked) -> OrderRequest | None:
         watched = tracked.watched()

@@ -248,7 +248,7 @@ class Judge:
         self._seen_closed.add((account, row.id))
         held = self._exchanges[account].held.get(row.symbol, (ZERO, ZERO))[0]
         others = self._unseen(account, row.symbol, decided_at)
-        if not self._was_flat(account, row) and held - others not in self._brought(account, row):
+        if held != others and not self._was_flat(account, row) and not self._is_beside_delivery(account, row):
             text = f"position {row.id} is recorded as closed, the broker holds {held} {row.symbol}"
             self._wrong("I11", account, text, row.symbol)
         if row.id not in self._ledger.account(account).history:
@@ -280,14 +280,28 @@ class Judge:
         fills = [f for f in self._exchanges[account].all_fills if f.symbol == symbol and f.order_id not in booked]
         return sum((f.qty if f.side is OrderSide.BUY else -f.qty for f in fills if f.at >= since), ZERO)
 
-    def _brought(self, account: str, row: PositionRecord) -> set[Decimal]:
-        """What contracts brought while a close was under way follows in a position of its own: nothing, or the last."""
-        brought = [
-            shares
-            for at, symbol, shares in self._exchanges[account].deliveries
-            if symbol == row.symbol and at >= row.entry_time
-        ]
-        return {sum(brought[start:], ZERO) for start in range(len(brought) + 1)}
+    def _is_beside_delivery(self, account: str, row: PositionRecord) -> bool:
+        """Whether the rest is what contracts brought: it follows in a position of its own.
+
+        It came while this one was held, or shortly before and nobody had adopted it yet; and nothing of this one's own
+        orders is missing in the books.
+        """
+        exchange = self._exchanges[account]
+        flat = [at for at, held in exchange.holdings if not held.get(row.symbol, ZERO)]
+        since = min(row.entry_time, flat[-1]) if flat else row.entry_time
+        if not any(symbol == row.symbol and at >= since for at, symbol, _ in exchange.deliveries):
+            return False
+        booked: dict[str, Decimal] = {}
+        for _, fill, _ in self._ledger.account(account).fills.values():
+            booked[fill.order_id] = booked.get(fill.order_id, ZERO) + fill.qty
+        own = {fill.order_id for fill, _ in self._fills.get((account, row.id), [])}
+        orders = [order for order in exchange._everything() if order.id in own]
+        # Of an order that the venue overfilled, what was held is booked here and the rest elsewhere.
+        return all(
+            booked[order.id] >= min(order.filled_qty, order.qty)
+            for order in orders
+            if order.side is row.side.opening or f"-{row.uid}-" in order.client_order_id
+        )
 
     def _check_history(self, account: str, row: HistoryRecord) -> None:
         """The exit price is the average of the closing fills, and nothing else (F58)."""

@@ -82,6 +82,9 @@ def test_a_new_symbol_takes_the_fills_of_the_old_one_along() -> None:
         (("10", "100"), ("20", "100"), None),
         (("10", "100"), ("20", "75"), None),
         (("10", "100"), ("5", "100"), None),
+        # The average of a cheap contract is rounded to more than the part that was closed.
+        (("100", "0.45"), ("99", "0.45"), None),
+        (("20", "0.05"), ("19", "0.05"), None),
         (("10", "100"), ("10", "50"), None),
         (("10", "100"), ("0", "0"), None),
         # No company splits 10 for 13.37.
