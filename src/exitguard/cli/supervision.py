@@ -223,13 +223,18 @@ class AccountUnit:
         return False
 
     async def _live(self) -> None:
-        """One life of the account, after whatever command of a person works on its books at the moment."""
+        """Lives of the account, until one ends for another reason than a person's command that works on its books.
+
+        A command finds the lease free when nobody manages, and also when the database was away for longer than it.
+        """
         while not self._fleet.stop.is_set():
             try:
                 await self._manage()
             except Exception as error:
-                if self._standby or not isinstance(first_cause(error), LeaseHeld) or not await self._outwait_visit():
+                cause = first_cause(error)
+                if self._standby or not isinstance(cause, LeaseHeld | LeaseLost) or not await self._outwait_visit():
                     raise
+                self._log.warning("nobody else manages the account: starting", after=str(cause))
             else:
                 return
 

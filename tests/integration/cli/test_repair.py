@@ -10,6 +10,7 @@ from tests.support.ledger import batch, event, fill, position
 
 from exitguard.cli.standby import visitor
 from exitguard.core.records import PutFill, PutPosition
+from exitguard.store.port import Lease, LeaseHeld
 from exitguard.store.repository import PgAccountStore
 
 EVIDENCE = "the broker's statement of the day lists no such position"
@@ -107,6 +108,30 @@ def test_f44_a_manager_that_starts_during_a_visit_waits_for_its_end(ready: Progr
     )
     for each in (running, standby):
         assert not each.logged("Taking over account"), "nobody was in charge before"
+
+
+def test_f44_a_manager_that_lost_its_lease_to_a_visit_comes_back(ready: Program, venue: Venue) -> None:
+    running = ready.start("run", "--account", "large")
+    running.wait_for("Sleeping for 1 minute until next check...")
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'exitguard manager large'"
+    with asyncio.Runner() as runner, psycopg.connect(ready.environment["DATABASE_URL"], autocommit=True) as owner:
+        store = runner.run(PgAccountStore.connect(ready.environment["DATABASE_URL"], "large", component="visitor"))
+        owner.execute(cut)  # as after an outage that was longer than the lease
+
+        def taken() -> Lease | None:
+            try:
+                return runner.run(store.acquire_lease(visitor("somebody's command"), timedelta(minutes=5)))
+            except LeaseHeld:
+                owner.execute(cut)
+                return None
+
+        lease = wait_for(taken, "the lease")
+        running.wait_for("A command works on the books of account large")
+        runner.run(store.release_lease(lease))
+        runner.run(store.close())
+    running.wait_for("nobody else manages the account: starting")
+    wait_for(lambda: running.events().count("Position Manager starting") > 1, "a new life")
+    assert running.end() == 0
 
 
 def test_bad_requests_are_refused_in_one_line(ready: Program, venue: Venue) -> None:
