@@ -60,7 +60,7 @@ def test_i12_who_stood_still_for_longer_than_the_lease_decides_nothing_without_t
     _play(story)
 
 
-def test_t7_who_keeps_trying_to_renew_goes_on_without_the_database_for_an_hour() -> None:
+def test_i12_who_keeps_trying_to_renew_goes_on_without_the_database_for_an_hour() -> None:
     async def story(store: JournaledStore, lease: Lease) -> None:
         for _ in range(720):
             await asyncio.sleep(5)

@@ -131,11 +131,11 @@ async def test_f45_a_known_fill_changes_nothing(world: World) -> None:
     assert [(each.execution_id, each.qty) for each in found] == [("a", 10), ("b", 10)]
 
 
-async def test_f19_f25_an_account_sees_nothing_of_another(world: World) -> None:
+async def test_f19_f25_f28_an_account_sees_nothing_of_another_that_holds_the_same(world: World) -> None:
     large, large_lease = await leased(world, "large")
     tiny, tiny_lease = await leased(world, "tiny")
     await large.commit(batch("large", large_lease.epoch, PutPosition(position("large")), PutIntent(intent("large", 1))))
-    await tiny.commit(batch("tiny", tiny_lease.epoch, PutPosition(position("tiny"))))  # F28: the same contract
+    await tiny.commit(batch("tiny", tiny_lease.epoch, PutPosition(position("tiny"))))
     assert [found.account_name for found in (await tiny.load()).positions] == ["tiny"]
     assert [found.account_name for found in (await large.load()).positions] == ["large"]
     assert (await tiny.load()).live_intents == ()

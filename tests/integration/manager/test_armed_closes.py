@@ -144,7 +144,7 @@ async def test_t7_i2_a_crash_between_the_order_and_its_record_is_followed_up(fil
         assert [i.status for i in closes(restarted, position)] == [IntentStatus.FILLED]
 
 
-async def test_t8_an_armed_close_leaves_while_the_database_is_away_and_is_recorded_once(tmp_path: Path) -> None:
+async def test_i3_an_armed_close_leaves_while_the_database_is_away_and_is_recorded_once(tmp_path: Path) -> None:
     async with Managed(Venue(), policy=POLICY, journal=tmp_path) as managed:
         position = await armed(managed)
         managed.store.away = True

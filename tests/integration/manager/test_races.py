@@ -137,7 +137,7 @@ async def test_a_sale_by_others_is_recorded_once_the_broker_has_answered(incompl
         await managed.closed(position)
 
 
-async def test_f26_a_stranger_is_adopted_although_an_order_of_ours_rests_on_the_other_side() -> None:
+async def test_f32_a_stranger_is_adopted_although_an_order_of_ours_rests_on_the_other_side() -> None:
     """Found by the simulator: a position that was turned by hand was never taken under management."""
     async with Managed(Venue(), policy=POLICY, real_clock=True) as managed:
         await managed.price("AAPL", "100")

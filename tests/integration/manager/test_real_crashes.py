@@ -40,7 +40,7 @@ async def _kept(point: str, stage: Stage) -> None:
         "recording: after the close",
     ],
 )
-async def test_t7_f18_f33_the_manager_killed_at_a_point(point: str, database_url: str, tmp_path: Path) -> None:
+async def test_t7_f33_the_manager_killed_at_a_point(point: str, database_url: str, tmp_path: Path) -> None:
     await _kept(point, Stage(tmp_path, database_url))
 
 

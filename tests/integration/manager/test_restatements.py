@@ -130,7 +130,7 @@ async def test_i11_a_split_during_a_close_closes_all_of_it() -> None:
         assert len(again.rows.positions) == 1, "nothing is left over for a position of its own"
 
 
-async def test_f43_a_restart_keeps_the_terms_of_a_split() -> None:
+async def test_i10_a_restart_keeps_the_terms_of_a_split() -> None:
     venue = Venue()
     managed = Managed(venue, policy=PATIENT)
     managed.start()

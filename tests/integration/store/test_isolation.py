@@ -236,7 +236,7 @@ async def test_f19_one_execution_has_at_most_one_position(make_store: StoreMaker
         await store.commit(batch("large", lease.epoch, PutPosition(again)))
 
 
-async def test_f39_a_position_of_an_execution_that_does_not_exist_is_refused(make_store: StoreMaker) -> None:
+async def test_f31_a_position_of_an_execution_that_does_not_exist_is_refused(make_store: StoreMaker) -> None:
     store, lease = await make_store.leased("large")
     with pytest.raises(StoreRejected, match="execution_id"):
         await store.commit(batch("large", lease.epoch, PutPosition(position("large", execution_id=uuid4()))))

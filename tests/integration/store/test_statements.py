@@ -72,6 +72,27 @@ async def test_t14_f68_f136_every_statement_prepares_on_an_empty_migrated_databa
         await connection.close()
 
 
+async def test_f39_what_a_function_calls_a_conflict_is_unique_in_its_table(database_url: str) -> None:
+    """PostgreSQL looks for the unique index only when such a statement is planned, long after the function was made."""
+    inserted = re.compile(r"INSERT INTO (\S+) [^;]*?ON CONFLICT (\([^)]*\)(?: WHERE [^;]*?(?= DO ))?)")
+    connection = await asyncpg.connect(database_url, server_settings={"search_path": "public"})
+    try:
+        functions = await connection.fetch(
+            "SELECT proname, regexp_replace(prosrc, '\\s+', ' ', 'g') AS source FROM pg_proc"
+            " WHERE pronamespace = 'exitguard'::regnamespace"
+        )
+        found = [(row["proname"], *each) for row in functions for each in inserted.findall(row["source"])]
+        assert len(found) >= 8
+        assert len(found) == sum(row["source"].count("ON CONFLICT (") for row in functions)
+        for name, table, columns in found:
+            try:
+                await connection.execute(f"EXPLAIN INSERT INTO {table} DEFAULT VALUES ON CONFLICT {columns} DO NOTHING")
+            except asyncpg.PostgresError as error:
+                pytest.fail(f"{name}, ON CONFLICT {columns} in {table}: {error}")
+    finally:
+        await connection.close()
+
+
 def test_t14_no_statement_hides_in_the_python_code() -> None:
     folder = Path(__file__).parents[3] / "src" / "exitguard"
     statement = re.compile(r"""["'](SELECT\s.+\sFROM|INSERT INTO|UPDATE\s+\w+\s+SET|DELETE FROM)\s""")

@@ -54,14 +54,14 @@ def test_f98_a_stream_that_does_not_tell_what_rest_tells_is_deaf_after_a_few_loo
     assert look(ear, 1) == "o-1"
 
 
-def test_f45_what_the_stream_tells_a_moment_later_is_no_debt() -> None:
+def test_f98_what_the_stream_tells_a_moment_later_is_no_debt() -> None:
     ear, filled = listening(), order(OrderStatus.FILLED, "10")
     ear.told_elsewhere(RESTING, filled)
     ear.heard(filled, filled)
     assert look(ear, 50) is None
 
 
-def test_f45_an_older_message_about_the_order_pays_nothing() -> None:
+def test_f98_an_older_message_about_the_order_pays_nothing() -> None:
     ear, filled = listening(), order(OrderStatus.FILLED, "10")
     ear.told_elsewhere(RESTING, filled)
     ear.heard(filled, order(OrderStatus.PARTIALLY_FILLED, "4"))

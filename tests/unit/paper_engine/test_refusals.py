@@ -282,7 +282,7 @@ def test_unknown_orders_and_positions_are_404(order_id: str) -> None:
     assert refusal(lambda: exchange.close_position(account, order_id, {}))[0] == 404
 
 
-def test_f28_another_accounts_order_does_not_exist_here() -> None:
+def test_i4_another_accounts_order_does_not_exist_here() -> None:
     floor = Floor()
     order = floor.order()
     assert refusal(lambda: floor.exchange.get_order(floor.other, order["id"]))[0] == 404
