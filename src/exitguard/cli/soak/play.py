@@ -24,9 +24,9 @@ from exitguard.store.schema import as_owner
 Say = Callable[[str], None]
 # Wall seconds that the managers of a process may take to start.
 _START_PATIENCE = 300.0
-# Wall seconds after which a minute goes on without those that have not swept yet, and the market time that nobody may
-# be behind: a sweep whose heartbeat met a database that stumbled is only repeated in the next minute.
-_LATE_SECONDS = 20.0
+# Wall seconds without any sweep after which a minute goes on without those that are missing, and the market time that
+# nobody may be behind: a sweep whose heartbeat met a database that stumbled is only repeated in the next minute.
+_LATE_SECONDS = 10.0
 _LATEST = timedelta(minutes=5)
 # Market minutes without faults until the books must agree with the exchange.
 _SETTLING = 15
@@ -182,11 +182,14 @@ class Soak:
         """Wait until every manager has swept at `moment`, or go on without a few that are not far behind."""
         late = time.monotonic() + _LATE_SECONDS
         running = {name for share in self._managers.shares[: len(self._managers.running)] for name in share}
+        before = len(running)
         while True:
             beats = await self._beats()
             behind = sorted(name for name in running if name in beats and beats[name] < moment)
             if not behind:
                 return
+            if len(behind) < before:
+                before, late = len(behind), time.monotonic() + _LATE_SECONDS
             self._managers.check()
             if time.monotonic() > late:
                 lost = [name for name in behind if moment - beats[name] > _LATEST]
