@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -143,7 +144,7 @@ class Transport:
         try:
             response = await self._exchange(method, url, params, body, limits)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise NotSent(f"{_name(method, url)}: no connection to {URL(url).host}: {_cause(error)}") from error
+            raise NotSent(f"{_name(method, url)}: no connection to {URL(url).authority}: {_cause(error)}") from error
         except TimeoutError as error:
             raise BrokerUnavailable(f"{_name(method, url)}: no answer within {limits.total:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -283,4 +284,7 @@ def _name(method: str, url: str) -> str:
 
 
 def _cause(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno and error.os_error.errno > 0:
+        # The system's own words: the library's name its classes, and the place a second time.
+        return os.strerror(error.os_error.errno)
     return f"{type(error).__name__}: {excerpt(error)}" if str(error) else type(error).__name__

@@ -174,5 +174,5 @@ def status(*, config: ConfigFile = None, json: Json = False) -> int:
         emit_json(body)
     else:
         for name, text in body.items():
-            emit(f"{name.replace('_', ' '):16}{'-' if text is None else text}")
+            emit(f"{name.replace('_', ' '):22} {'-' if text is None else text}")
     return Exit.OK if body["running"] else Exit.WRONG

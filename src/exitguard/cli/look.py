@@ -1,7 +1,8 @@
 """`exitguard positions` and `exitguard events`."""
 
 import asyncio
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -148,6 +149,14 @@ def events(
 
 def _print_events(found: list[Row]) -> None:
     for row in found:
-        data = {name: value for name, value in row["event_data"].items() if name != "account_name"}
-        where = "" if row["position_id"] is None else f" #{row['position_id']}"
-        emit(f"{cell(row['at'])} {row['account_name']:8} {row['event_type']:18}{where} {cell(data)}")
+        where = "-" if row["position_id"] is None else f"#{row['position_id']}"
+        emit(f"{cell(row['at'])} {row['account_name']:8} {row['event_type']:18} {where:5} {_told(row['event_data'])}")
+
+
+def _told(data: Mapping[str, Any]) -> str:
+    """What an event says, without what it says by leaving out; --json has all of it."""
+    return "  ".join(
+        f"{name}={cell(value)}"
+        for name, value in data.items()
+        if name != "account_name" and value not in (None, False, "", [], {})
+    )

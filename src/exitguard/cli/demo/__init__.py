@@ -158,20 +158,14 @@ def _progress(snapshot: "Snapshot") -> str:
 
 
 def _report(summary: "Summary", kept: "Kept | None", *, json: bool) -> None:
-    if kept is not None:
-        from exitguard.cli.demo.report import kept_lines
-
-        for line in kept_lines(kept):
-            if json:
-                remark(line)
-            else:
-                emit(line)
-    if json:
-        emit_json(summary.to_json())
-        return
-    from exitguard.cli.demo.report import ended_lines, render
+    from exitguard.cli.demo.report import ended_lines, kept_lines, render
     from exitguard.cli.output import console
 
+    if json:
+        for line in kept_lines(kept) if kept is not None else ():
+            remark(line)
+        emit_json(summary.to_json())
+        return
     console().print(render(summary))
-    for line in ended_lines() if kept is None else ():
+    for line in ended_lines() if kept is None else kept_lines(kept):
         emit(line)
