@@ -6,16 +6,16 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exitguard.cli.database import Row, database
-from exitguard.cli.exits import CommandFailed, Exit, one_line
+from exitguard.cli.exits import CommandFailed, Exit, exit_code_of, first_cause, one_line
 from exitguard.cli.output import remark
 from exitguard.config.settings import AccountSettings, Settings
 from exitguard.core.records import CommandVerb
 from exitguard.store.operator import Operator
-from exitguard.store.port import LeaseHeld
+from exitguard.store.port import LeaseHeld, LeaseLost
 
 _POLL_SECONDS = 0.2
 # How often it is looked whether the manager that should answer is still there.
@@ -24,7 +24,11 @@ _LEASE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What became of one request. `by` is who answered it: `manager`, `command`, or None when nobody did in time."""
+    """What became of one request. `by` is who answered it: `manager`, `command`, or None when nobody did.
+
+    Then `trouble` says what kept this command from answering it, unless only the time was too short, and `code` is the
+    exit code for it.
+    """
 
     account_name: str
     request: int
@@ -32,13 +36,15 @@ class Asked:
     result: str | None
     answer: Mapping[str, Any] | None
     by: str | None
+    trouble: str | None = None
+    code: Exit = Exit.TEMPORARY
 
     def body(self) -> dict[str, Any]:
         """As JSON: stable names."""
         return {
             "request": self.request,
             "ok": self.ok,
-            "result": self.result,
+            "result": self.result if self.trouble is None else self.trouble,
             "answered_by": self.by,
             **(self.answer or {}),
         }
@@ -46,13 +52,14 @@ class Asked:
     def exit(self) -> Exit:
         """Exit code of a command that asked only this."""
         if self.ok is None:
-            return Exit.TEMPORARY
+            return self.code
         return Exit.OK if self.ok else Exit.WRONG
 
     def line(self) -> str:
         """What a person is told."""
         if self.ok is None:
-            return f"{self.account_name}: no answer in time; request {self.request} stands, see: exitguard health"
+            said = "no answer in time" if self.trouble is None else f"not done: {self.trouble}"
+            return f"{self.account_name}: {said}; request {self.request} stands, and the next manager answers it"
         return f"{self.account_name}: {'done' if self.ok else 'refused'}: {self.result}"
 
 
@@ -91,8 +98,8 @@ class Requests:
     ) -> Asked:
         """Ask, and wait for at most `timeout` seconds.
 
-        Without a manager the request is answered here, under the account's lease. Raises BrokerError and StoreError
-        when that fails: the request then waits for the next manager.
+        Without a manager the request is answered here, under the account's lease; when that fails it waits for the next
+        manager. Raises StoreError.
         """
         number = await self.operator.insert_command(
             account.name,
@@ -109,26 +116,41 @@ class Requests:
             (row,) = await self.operator.answers([number])
             if row["ok"] is not None:
                 return _asked(row, by)
-            if time.monotonic() >= deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 return _asked(row, None)
             if time.monotonic() - looked_at >= _LEASE_SECONDS:
                 looked_at = time.monotonic()
-                if account.name not in await self.operator.managed_accounts() and await self._visit(account, number):
-                    by = "command"
-                    continue
+                if account.name not in await self.operator.managed_accounts():
+                    try:
+                        answered = await self._visit(account, number, left)
+                    except CommandFailed as failed:
+                        return replace(_asked(row, None), trouble=str(failed), code=failed.code)
+                    if answered:
+                        by = "command"
+                        continue
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _visit(self, account: AccountSettings, number: int) -> bool:
-        """Answer the request here; False when a manager was faster."""
+    async def _visit(self, account: AccountSettings, number: int, seconds: float) -> bool:
+        """Answer the request here; False when a manager was faster, or `seconds` too short. Raises CommandFailed."""
         # Imported late: it brings a whole manager along.
         from exitguard.cli.supervision import AccountUnit, Fleet
 
         remark(f"no manager runs for {account.name}: answered by this command")
         unit = AccountUnit(account, self._settings, self._url, Fleet(asyncio.Event()), once=True)
         try:
-            await unit.visit(number)
-        except LeaseHeld:
+            async with asyncio.timeout(seconds) as limit:
+                await unit.visit(number)
+        except (LeaseHeld, LeaseLost):
             return False
+        except Exception as error:
+            if limit.expired():
+                return False
+            cause = first_cause(error)
+            code = exit_code_of(cause)
+            if code is None:
+                raise
+            raise CommandFailed(one_line(str(cause)), code) from error
         return True
 
 

@@ -104,8 +104,9 @@ async def _mend(
     if not json:
         emit("\n" + "\n".join(each.line() for each in asked.values()) + "\n")
     _print(after, asked, json=json)
-    if any(each.ok is None for each in asked.values()):
-        return Exit.TEMPORARY
+    unanswered = [each for each in asked.values() if each.ok is None]
+    if unanswered:
+        return unanswered[0].exit()
     if any(each.ok is False for each in asked.values()) and _exit(after) is Exit.OK:
         return Exit.WRONG
     return _exit(after)
