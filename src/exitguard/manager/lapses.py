@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import combinations
 
 from exitguard.broker.port import Activity
 from exitguard.core.instrument import CASH_SETTLED, Instrument, InstrumentType
@@ -30,6 +31,10 @@ _SHARES = "OPTRD"
 # Ids of what was booked before an activity told of it.
 _SEEN_GONE = "lapse:"
 _DELIVERED = "delivery:"
+# Activities of one contract that are tried together.
+_MOST_TOLD = 8
+# An activity, what it took, and the price that it is booked at.
+Told = tuple[Activity, Decimal, Decimal]
 
 
 class Lapses:
@@ -41,42 +46,53 @@ class Lapses:
         self.delivered: set[str] = set()
 
     async def told(self, tracked: Tracked, finding: Finding, now: datetime) -> bool:
-        """Book what activities tell of the position; False when they tell nothing. Raises BrokerError."""
-        record = tracked.record
-        opened = record.entry_time.astimezone(NEW_YORK).date()
+        """Book what activities tell of the position, when they explain all that is missing; whether they do.
+
+        Raises BrokerError.
+        """
+        held, opened = tracked.holding, tracked.record.entry_time.astimezone(NEW_YORK).date()
         activities = await self._context.broker.activities(after=opened - timedelta(days=1))
+        if tracked.holding is not held or self.missing(tracked, finding) <= 0:
+            return False  # it changed while we asked
+        gone = held.qty - finding.theirs * tracked.record.side.sign
+        chosen = _explanation(self._news(tracked, activities, gone), gone)
+        if not chosen or not await self._is_confirmed(tracked, finding):
+            return False
+        for activity, qty, price in chosen:
+            reason = _REASONS.get(activity.type) or _sibling(activity, activities)
+            evidence: dict[str, object] = {"activity": activity.type, "activity_id": activity.id, "date": activity.date}
+            qty = min(qty, self.missing(tracked, finding))
+            if qty > 0:
+                self._book(tracked, activity.id, qty, price, reason, finding, now, evidence)
+        await self._finish(tracked, True, now)
+        return True
+
+    def _news(self, tracked: Tracked, activities: list[Activity], gone: Decimal) -> list[Told]:
+        """The activities that may have taken of the position and are not booked yet."""
         kinds = _REASONS if tracked.holding.instrument.is_option else (_SHARES,)
+        opened = tracked.record.entry_time.astimezone(NEW_YORK).date()
         known = [
             (fill.qty, fill.price)
             for fill in tracked.holding.fills
             if fill.execution_id.startswith((_SEEN_GONE, _DELIVERED))
         ]
-        booked = False
+        found = []
         for activity in activities:
-            # Of this position, or of one of the contract that is closed.
-            done = self._context.tally(activity.id).qty
-            if activity.type not in kinds or activity.symbol != record.symbol or _is_done(activity, done):
-                continue
+            # Booked for this position, or for one of the contract that is closed.
+            booked = self._context.tally(activity.id).qty > 0
             before = activity.date is not None and activity.date < opened
-            if before or activity.raw.get("status") == "canceled" or record.id not in self._context.positions:
+            if activity.type not in kinds or activity.symbol != tracked.record.symbol or booked or before:
                 continue
-            missing = self.missing(tracked, finding)
-            price = _price(tracked, activity, missing)
-            if price is None or missing <= 0 or not self._is_reduction(tracked, activity):
+            price = _price(tracked, activity, gone)
+            canceled = activity.raw.get("status") == "canceled"
+            if price is None or canceled or not self._is_reduction(tracked, activity):
                 continue
-            qty = missing if activity.qty is None else min(abs(activity.qty) - done, missing)
-            if activity.qty is not None and (abs(activity.qty), price) in known:
-                known.remove((abs(activity.qty), price))
+            qty = gone if activity.qty is None else abs(activity.qty)
+            if activity.qty is not None and (qty, price) in known:
+                known.remove((qty, price))
                 continue
-            reason = _REASONS.get(activity.type) or _sibling(activity, activities)
-            if not booked and not await self._is_confirmed(tracked, finding):
-                return False
-            evidence: dict[str, object] = {"activity": activity.type, "activity_id": activity.id, "date": activity.date}
-            name = f"{activity.id}:{done.normalize():f}" if done else activity.id
-            self._book(tracked, activity.id, name, qty, price, reason, finding, now, evidence)
-            booked = True
-        await self._finish(tracked, booked, now)
-        return booked
+            found.append((activity, qty, price))
+        return found
 
     async def _is_confirmed(self, tracked: Tracked, finding: Finding) -> bool:
         """Ask for the one position before anything of it is taken for gone (I11). Raises BrokerError."""
@@ -121,7 +137,7 @@ class Lapses:
         taken_from = None
         if reason is not CloseReason.EXPIRED:
             taken_from = self._deliver(tracked, shares, reason, f"{tracked.record.uid}:{left.normalize():f}", now)
-        self._book(tracked, name, name, missing, ZERO, reason, finding, now, evidence)
+        self._book(tracked, name, missing, ZERO, reason, finding, now, evidence)
         if taken_from is not None:
             await self._finish(taken_from, True, now)
         await self._finish(tracked, True, now)
@@ -145,8 +161,7 @@ class Lapses:
                 {instrument.underlying: stock.signed_qty}, {instrument.underlying: stock.signed_qty + shares}
             )
             evidence: dict[str, object] = {"contract": instrument.symbol}
-            name = f"{_DELIVERED}{name}"
-            self._book(stock, name, name, taken, strike, reason, finding, now, evidence)
+            self._book(stock, f"{_DELIVERED}{name}", taken, strike, reason, finding, now, evidence)
             taken_from = stock
         if taken < abs(shares):
             self.delivered.add(instrument.underlying)
@@ -155,7 +170,6 @@ class Lapses:
     def _book(
         self,
         tracked: Tracked,
-        source: str,
         name: str,
         qty: Decimal,
         price: Decimal,
@@ -164,13 +178,12 @@ class Lapses:
         now: datetime,
         evidence: dict[str, object],
     ) -> None:
-        """Book a part under a name of its own; `source` stands for the order, and counts what was booked of it."""
         record = tracked.record
         if qty == tracked.holding.qty:
             tracked.record = replace(record, close_reason=reason)
         at = now if tracked.expires_at is None else min(now, tracked.expires_at)
-        fill = Fill(name, source, None, record.symbol, record.side.closing, qty, price, at)
-        self._context.tally(source).add(qty, price)
+        fill = Fill(name, name, None, record.symbol, record.side.closing, qty, price, at)
+        self._context.tally(name).add(qty, price)
         self._lifecycle.book_reconciled(tracked, fill, finding, now, repair=reason, **evidence)
         tracked.news.set()
 
@@ -207,9 +220,18 @@ class Lapses:
         return total
 
 
-def _is_done(activity: Activity, booked: Decimal) -> bool:
-    """Whether all that an activity tells of is booked; one that names no quantity tells of all that is missing."""
-    return booked > 0 and (activity.qty is None or booked >= abs(activity.qty))
+def _explanation(told: list[Told], gone: Decimal) -> list[Told]:
+    """The fewest of them that add up to what is gone, the newest first; none when they do not.
+
+    One that was told before the position was adopted may be in its quantity already; one that explains a part only may
+    be of another time. What is missing then stays an alarm until the rest is told.
+    """
+    newest = told[::-1][:_MOST_TOLD]
+    for count in range(1, len(newest) + 1):
+        for chosen in combinations(newest, count):
+            if sum((qty for _, qty, _ in chosen), ZERO) == gone:
+                return list(chosen[::-1])
+    return []
 
 
 def _shares(tracked: Tracked, contracts: Decimal) -> Decimal:

@@ -13,13 +13,12 @@ from exitguard.broker.port import (
     Broker,
     BrokerError,
     BrokerRateLimited,
-    BrokerUnauthorised,
     BrokerUnavailable,
     MarketData,
     TradeStream,
 )
 from exitguard.core.orders import BrokerAccount
-from exitguard.core.records import AppendEvent, EventType
+from exitguard.core.records import AppendEvent, EventType, LedgerState
 from exitguard.core.session import SessionCalendar, table_calendar
 from exitguard.manager.account import AccountManager
 from exitguard.manager.alarms import Alarms
@@ -90,7 +89,7 @@ async def visit_account(
             async with asyncio.TaskGroup() as tasks:
                 context.tasks = tasks
                 renewing = tasks.create_task(_renew(context, lease))
-                manager.restore(await store.load())
+                manager.restore(await _loaded(context))
                 for command in await store.pending_commands():
                     if command.id == request:
                         await manager.desk.answer(command)
@@ -146,19 +145,28 @@ def _check_identity(options: ManagerOptions, account: BrokerAccount) -> None:
         )
 
 
-async def _patiently(ask: Callable[[], Awaitable[T]], log: structlog.stdlib.BoundLogger) -> T:
+async def _patiently(
+    ask: Callable[[], Awaitable[T]],
+    log: structlog.stdlib.BoundLogger,
+    *,
+    whom: str = "broker",
+    silences: tuple[type[Exception], ...] = (BrokerUnavailable, BrokerRateLimited),
+) -> T:
     """Ask at the start, a few times when nobody answers; a refusal is final."""
     for attempt in range(1, START_TRIES + 1):
         try:
             return await ask()
-        except (BrokerUnavailable, BrokerRateLimited) as error:
+        except silences as error:
             if attempt == START_TRIES:
                 raise
-            log.warning("broker does not answer, trying again", reason=str(error), attempt=attempt)
+            log.warning(f"{whom} does not answer, trying again", reason=str(error), attempt=attempt)
             await asyncio.sleep(min(8.0, 0.5 * 2.0**attempt))
-        except BrokerUnauthorised:
-            raise
     raise AssertionError("unreachable")
+
+
+async def _loaded(context: AccountContext) -> LedgerState:
+    """The ledger, once the journal of a process before is written: a database that stumbles is asked again."""
+    return await _patiently(context.ledger.store.load, context.log, whom="database", silences=(StoreUnavailable,))
 
 
 async def _calendar(broker: Broker, clock: Clock) -> SessionCalendar:
@@ -176,11 +184,12 @@ async def _calendar(broker: Broker, clock: Clock) -> SessionCalendar:
 
 async def _manage(manager: AccountManager, lease: Lease, stop: asyncio.Event) -> None:
     context = manager.context
-    state = await context.ledger.store.load()
-    now = context.clock.now()
     async with asyncio.TaskGroup() as tasks:
         context.tasks = tasks
-        loops = [tasks.create_task(context.ledger.run(), name="ledger"), tasks.create_task(_renew(context, lease))]
+        loops = [tasks.create_task(_renew(context, lease), name="lease")]
+        state = await _loaded(context)
+        now = context.clock.now()
+        loops.append(tasks.create_task(context.ledger.run(), name="ledger"))
         manager.restore(state)
         options = context.options
         context.ledger.post(

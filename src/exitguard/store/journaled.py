@@ -182,6 +182,7 @@ class JournaledStore:
     async def _drain_until_empty(self) -> None:
         wait = _RETRY_FIRST
         while self._waiting:
+            before = len(self._waiting)
             try:
                 await self._write_journal()
             except LeaseLost as error:
@@ -189,6 +190,8 @@ class JournaledStore:
                 self._lost = error
                 return
             except (StoreUnavailable, TimeoutError, JournalError):
+                # A database that took some of it stumbles; one that took nothing is away.
+                wait = _RETRY_FIRST if len(self._waiting) < before else wait
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _RETRY_LAST)
 
