@@ -24,7 +24,7 @@ BRACKETED = Policy(missing_bracket=True, min_hold_minutes=0, max_hold_time=False
 
 
 def split(managed: Managed, ratio: str, symbol: str = "AAPL") -> None:
-    """The broker's side of a split: quantity, average, resting orders, price."""
+    """The broker's side of a split: quantity, average, resting orders."""
     broker, factor = managed.broker, Decimal(ratio)
     qty, average = broker.held[symbol]
     for order in list(broker.orders.values()):
@@ -32,6 +32,12 @@ def split(managed: Managed, ratio: str, symbol: str = "AAPL") -> None:
             if member.symbol == symbol and not member.status.is_terminal:
                 broker._set_canceled(member)
     broker.held[symbol] = (qty * factor, average / factor)
+
+
+async def overnight(managed: Managed, ratio: str) -> None:
+    """A split when no price of before is live any more, as when the market has been closed."""
+    await managed.advance(2)
+    split(managed, ratio)
 
 
 async def looks(managed: Managed) -> None:
@@ -53,7 +59,7 @@ async def test_i5_levels_and_extremes_follow_a_split(side: OrderSide) -> None:
         position = await opened(managed, side, stop=stop, target=target)
         await managed.price("AAPL", "101")
         await managed.advance(1)
-        split(managed, "2")
+        await overnight(managed, "2")
         await looks(managed)
         row = managed.row(position.id)
         assert (row.quantity, row.original_quantity) == (20, 20)
@@ -136,7 +142,7 @@ async def test_i10_a_restart_keeps_the_terms_of_a_split() -> None:
     managed.start()
     await managed.caught_up()
     position = await opened(managed)
-    split(managed, "2")
+    await overnight(managed, "2")
     await looks(managed)
     await managed.kill()
     async with Managed(venue, policy=PATIENT) as again:
@@ -152,7 +158,7 @@ async def test_a_fraction_that_a_reverse_split_left_over_is_paid_out(told: bool)
     async with Managed(venue, policy=PATIENT) as managed:
         await managed.price("AAPL", "10")
         position = await managed.enter("AAPL", "105")
-        split(managed, "0.1")
+        await overnight(managed, "0.1")
         managed.broker.held["AAPL"] = (Decimal(10), managed.broker.held["AAPL"][1])
         if told:
             day = date(2026, 3, 17)
@@ -189,6 +195,6 @@ async def test_a_split_is_recognised_while_activities_cannot_be_read() -> None:
     async with Managed(venue, policy=PATIENT) as managed:
         position = await opened(managed)
         managed.broker.fail_reads("activities", BrokerUnavailable("away"), 50)
-        split(managed, "3")
+        await overnight(managed, "3")
         await looks(managed)
         assert managed.row(position.id).quantity == 30
