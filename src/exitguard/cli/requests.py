@@ -60,7 +60,7 @@ class Asked:
         if self.ok is None:
             said = "no answer in time" if self.trouble is None else f"not done: {self.trouble}"
             return f"{self.account_name}: {said}; request {self.request} stands, and the next manager answers it"
-        return f"{self.account_name}: {'done' if self.ok else 'refused'}: {self.result}"
+        return f"{self.account_name}: {'done' if self.ok else 'not done'}: {self.result}"
 
 
 def asker() -> str:
@@ -78,6 +78,7 @@ class Requests:
         self.operator = operator
         self._settings = settings
         self._url = url
+        self._visited: set[str] = set()
 
     @classmethod
     @asynccontextmanager
@@ -136,7 +137,9 @@ class Requests:
         # Imported late: it brings a whole manager along.
         from exitguard.cli.supervision import AccountUnit, Fleet
 
-        remark(f"no manager runs for {account.name}: answered by this command")
+        if account.name not in self._visited:
+            self._visited.add(account.name)
+            remark(f"no manager runs for {account.name}: answered by this command")
         unit = AccountUnit(account, self._settings, self._url, Fleet(asyncio.Event()), once=True)
         try:
             async with asyncio.timeout(seconds) as limit:
