@@ -1,11 +1,12 @@
 """`sync --repair`, `adopt`, `forget` and `audit verify` as a person types them: real exchange, real PostgreSQL."""
 
 import asyncio
+import socket
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import psycopg
-from tests.integration.cli.conftest import Program, Venue, wait_for
+from tests.integration.cli.conftest import Program, Venue, settings_text, wait_for
 from tests.support.ledger import batch, event, fill, position
 
 from exitguard.cli.standby import visitor
@@ -90,6 +91,19 @@ def test_the_running_manager_mends_its_own_books(ready: Program, venue: Venue) -
     assert answer["answered_by"] == "manager"
     assert "under management already" in answer["result"]
     assert running.end() == 0
+
+
+def test_i11_a_request_that_the_broker_keeps_waiting_stands_and_says_so(ready: Program, venue: Venue) -> None:
+    settings = ready.folder / "exitguard.toml"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f'"http://127.0.0.1:{server.getsockname()[1]}"'
+        settings.write_text(settings_text(venue.description, large={"rest_url": url}))
+        late = ready.json("adopt", "AAPL", "--account", "large", "--yes", "--timeout", "3", expect=75)
+        assert (late["request"], late["ok"], late["result"], late["answered_by"]) == (1, None, None, None)
+    failed = ready.run("adopt", "AAPL", "--account", "large", "--yes")
+    assert failed.returncode == 69, failed.stderr
+    assert failed.stdout.startswith("large: not done: GET /v2/clock: no connection"), failed.stdout
+    assert failed.stdout.endswith("; request 2 stands, and the next manager answers it\n")
 
 
 def test_f44_a_manager_that_starts_during_a_visit_waits_for_its_end(ready: Program, venue: Venue) -> None:
