@@ -1,5 +1,6 @@
 """Looks at positions and acts on what `evaluate` decides: on each tick that matters, and on all of them in a sweep."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -11,7 +12,15 @@ from exitguard.core.evolve import evolve
 from exitguard.core.marks import QuoteView, judge
 from exitguard.core.position import PositionSide
 from exitguard.core.quote import QuoteState
-from exitguard.core.records import AppendEvent, EventType, Mark, PositionStatus, Protection, PutPosition
+from exitguard.core.records import (
+    AppendEvent,
+    EventType,
+    Mark,
+    PositionRecord,
+    PositionStatus,
+    Protection,
+    PutPosition,
+)
 from exitguard.manager.book import SymbolMarks
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext
@@ -201,15 +210,7 @@ class Watcher:
     def _mark(self, tracked: Tracked, now: datetime) -> Mark:
         self._watch_protection(tracked, now)
         record = tracked.record
-        self._worth_an_event(tracked, now)
-        self._context.log.debug(
-            "Position updated",
-            position=record.id,
-            symbol=record.symbol,
-            price=str(record.current_price),
-            pnl=str(record.current_pnl_dollars),
-            protection=record.protection.value,
-        )
+        self._say_updated(record, logging.INFO if self._worth_an_event(tracked, now) else logging.DEBUG)
         return Mark(
             position_id=record.id,
             price=record.current_price,
@@ -223,13 +224,24 @@ class Watcher:
             protection_since=record.protection_since or now,
         )
 
-    def _worth_an_event(self, tracked: Tracked, now: datetime) -> None:
+    def _say_updated(self, record: PositionRecord, level: int) -> None:
+        self._context.log.log(
+            level,
+            "Position updated",
+            position=record.id,
+            symbol=record.symbol,
+            price=str(record.current_price),
+            pnl=str(record.current_pnl_dollars),
+            protection=record.protection.value,
+        )
+
+    def _worth_an_event(self, tracked: Tracked, now: datetime) -> bool:
         percent = tracked.record.current_pnl_percent
         if percent is None:
-            return
+            return False
         last = tracked.last_event_percent
         if last is not None and abs(percent - last) < EVENT_MOVE_PERCENT:
-            return
+            return False
         tracked.last_event_percent = percent
         self._context.ledger.post(
             AppendEvent(
@@ -243,6 +255,7 @@ class Watcher:
                 tracked.record.id,
             )
         )
+        return True
 
     def watch_protection(self) -> None:
         """Let every position's protection state say what is true now, between sweeps too."""
@@ -257,6 +270,7 @@ class Watcher:
         state = tracked.protection(now)
         if state is not record.protection:
             tracked.record = replace(record, protection=state, protection_since=now)
+            self._say_updated(tracked.record, logging.INFO)
             context.ledger.post(
                 PutPosition(tracked.record),
                 AppendEvent(

@@ -25,6 +25,7 @@ _OWN_ERRORS: dict[str, type[StoreError]] = {
     "XG003": AccountMismatch,
     "XG011": LeaseLost,
 }
+_WHAT_TO_DO = {"XG002": "; end that one, or wait for its end: exitguard run --standby"}
 # Classes of SQLSTATE that say "not now" and not "never": connection, transaction rollback (deadlock, serialization),
 # resources, operator intervention (shutdown, cancelled statement), system error.
 _NOT_NOW = ("08", "40", "53", "57", "58")
@@ -38,7 +39,7 @@ def translated(error: BaseException) -> StoreError:
         state = str(error.sqlstate or "")
         text = str(error.args[0]) if error.args else type(error).__name__
         if state in _OWN_ERRORS:
-            return _OWN_ERRORS[state](text)
+            return _OWN_ERRORS[state](text + _WHAT_TO_DO.get(state, ""))
         if state.startswith(_NOT_NOW) or state in _NOT_NOW_STATES:
             return StoreUnavailable(f"the database cannot answer now: {text}")
         where = f" ({error.constraint_name})" if getattr(error, "constraint_name", None) else ""
