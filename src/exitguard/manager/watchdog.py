@@ -107,7 +107,10 @@ class Watchdog:
         """The machine's clock and the venue's disagree; decisions follow the venue's."""
         clock, limit = self._context.clock, self._context.options.skew_alarm
         skew = clock.skew if isinstance(clock, RealClock) else timedelta(0)
-        message = f"this machine's clock is {-skew.total_seconds():+.1f} s off the venue's: set it"
+        message = (
+            f"this machine's clock is {-skew.total_seconds():+.1f} s off the venue's: set it (NTP);"
+            ' an exchange with a time of its own needs clock = "stepped" in the settings'
+        )
         self._tell("clock_skew", "clock_skew", abs(skew) > limit, message, now)
 
     def _creations(self, now: datetime) -> None:
