@@ -106,6 +106,11 @@ def _dollars(text: str | Decimal) -> str:
     return f"{Decimal(text):,.2f}"
 
 
+def _plain(number: Decimal | None) -> str | None:
+    """As a person writes it: clients send 10.000000000."""
+    return None if number is None else f"{number.normalize():f}"
+
+
 def _clock(stamp: str) -> str:
     return f"{datetime.fromisoformat(stamp).astimezone(NEW_YORK):%Y-%m-%d %H:%M:%S}"
 
@@ -136,10 +141,10 @@ def _orders(host: Host) -> Iterator[Row]:
                 continue
             symbol = order.symbol or " / ".join(leg.symbol for leg in order.legs)
             kind = f"{order.type or 'leg'} {order.order_class}".rstrip()
-            quantity = order.qty if order.qty is not None else f"${order.notional}"
+            quantity = _plain(order.qty) if order.qty is not None else f"${_plain(order.notional)}"
             yield (
-                name, symbol, order.side, kind, quantity, order.filled_qty, order.limit_price, order.stop_price,
-                order.time_in_force, order.status,
+                name, symbol, order.side, kind, quantity, _plain(order.filled_qty), _plain(order.limit_price),
+                _plain(order.stop_price), order.time_in_force, order.status,
             )  # fmt: skip
 
 
