@@ -119,6 +119,8 @@ async def test_i11_a_split_during_a_close_closes_all_of_it() -> None:
     managed.broker.match = lambda symbol: None  # type: ignore[method-assign]
     managed.command(position_id=position.id)
     await managed.until(lambda: len(managed.closing_orders(position)) == 1, "close sent")
+    # An armed order leaves before its record, which has the reason.
+    await managed.until(lambda: managed.row(position.id).status is PositionStatus.CLOSING, "and recorded")
     await managed.kill()
     split(managed, "2")
     venue.time = OPENING + timedelta(days=1)
