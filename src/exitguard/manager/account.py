@@ -10,6 +10,7 @@ from uuid import UUID
 
 from exitguard.broker.port import (
     BrokerError,
+    BrokerRefused,
     MarketData,
     Priority,
     TradeStream,
@@ -238,7 +239,7 @@ class AccountManager:
                 order = await self._entry_order(execution)
                 if order is not None and order.filled_qty > 0:
                     self._lifecycle.open_from_execution(execution, order, context.clock.now())
-            except (InvalidSymbol, ValueError) as error:
+            except (InvalidSymbol, ValueError, BrokerRefused) as error:
                 self._set_aside(execution, str(error))
             except BrokerError as error:
                 if not patient:

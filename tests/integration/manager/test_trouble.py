@@ -88,6 +88,17 @@ async def test_f60_an_order_that_cannot_be_read_does_not_keep_a_position_from_cl
         assert managed.held(CALL) == 0
 
 
+async def test_f60_an_entry_that_the_broker_refuses_to_tell_of_keeps_no_manager_from_starting() -> None:
+    managed = Managed(Venue(), policy=POLICY)
+    for symbol in ("AMD", "NVDA"):
+        managed.quote(symbol, "99.99", "100.01")
+        await managed.buy(symbol, "7", stop="90")
+    managed.broker.fail_reads("order", BrokerRefused(422, 40010001, "order_id is invalid"))
+    async with managed:
+        await managed.until(lambda: managed._position("NVDA") is not None, "the neighbour is under management")
+        assert [aside.reason.partition(": ")[2] for aside in managed.rows.set_aside] == ["order_id is invalid"]
+
+
 async def test_a_failed_step_of_a_close_leaves_no_alarm_behind() -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         await managed.price(CALL, "5.00")
