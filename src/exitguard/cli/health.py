@@ -108,5 +108,6 @@ def _print(body: dict[str, Any]) -> None:
             for row in body["components"]
         ),
         numeric=("open", "closing"),
+        spare=("policy", "build", "broker account", "venue time"),
     )
-    emit("  ".join(f"{name.replace('_', ' ')} {count}" for name, count in body["positions"].items()))
+    emit(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in body["positions"].items()))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -57,8 +58,8 @@ def _open_table(found: list[Row]) -> None:
                 row["quantity"],
                 row["entry_price"],
                 row["current_price"],
-                row["current_pnl_dollars"],
-                row["current_pnl_percent"],
+                _cents(row["current_pnl_dollars"]),
+                _cents(row["current_pnl_percent"]),
                 row["protection"] if row["status"] == "open" else f"closing: {row['close_reason']}",
                 f"{row['hold_minutes']:.0f} min" if row["hold_minutes"] is not None else None,
                 row["max_hold_deadline"],
@@ -66,8 +67,13 @@ def _open_table(found: list[Row]) -> None:
             for row in found
         ),
         numeric=("id", "qty", "entry", "mark", "P&L $", "P&L %", "held"),
+        spare=("held", "id", "P&L %", "entry", "deadline"),
     )
     remark("times are New York's")
+
+
+def _cents(value: Decimal | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
 
 
 def _closed_table(found: list[Row]) -> None:
@@ -97,14 +103,15 @@ def _closed_table(found: list[Row]) -> None:
                 row["entry_price"],
                 row["exit_price"],
                 row["outcome"],
-                row["final_pnl_dollars"],
-                row["final_pnl_percent"],
+                _cents(row["final_pnl_dollars"]),
+                _cents(row["final_pnl_percent"]),
                 row["close_reason"],
                 row["closed_at"],
             )
             for row in found
         ),
         numeric=("id", "qty", "entry", "exit", "P&L $", "P&L %"),
+        spare=("outcome", "id", "P&L %", "closed", "entry"),
     )
     remark("times are New York's")
 

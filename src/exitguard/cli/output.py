@@ -87,18 +87,42 @@ def console() -> "Console":
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
-def emit_table(columns: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[str] = ()) -> None:
-    """Print a table. Cells are plain text, whatever they hold; `numeric` columns are aligned to the right."""
+def emit_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[str] = (), spare: Sequence[str] = ()
+) -> None:
+    """Print a table. Cells are plain text, whatever they hold; `numeric` columns are aligned to the right.
+
+    On a terminal that is too narrow the `spare` columns are left out, the first of them first, and a remark says so.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell(value), style=_style(value)) for value in row))
-    console().print(table)
+    cells = [[Text(cell(value), style=_style(value)) for value in row] for row in rows]
+    widths = [max([len(name), *(row[at].cell_len for row in cells)]) for at, name in enumerate(columns)]
+    out = console()
+    shown, tight = _fitting(columns, widths, out.width, spare if out.is_terminal else ())
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if tight else (0, 1), show_edge=not tight)
+    for at in shown:
+        table.add_column(columns[at], justify="right" if columns[at] in numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(row[at] for at in shown))
+    out.print(table)
+    if len(shown) < len(columns):
+        missing = ", ".join(name for at, name in enumerate(columns) if at not in shown)
+        remark(f"left out on this narrow terminal: {missing}; --json has everything")
+
+
+def _fitting(columns: Sequence[str], widths: Sequence[int], room: int, spare: Sequence[str]) -> tuple[list[int], bool]:
+    """Which columns fit, and whether only with the smallest gaps: a number folded in the middle is misread."""
+    shown = list(range(len(columns)))
+    if sum(widths) + 3 * len(columns) <= room:
+        return shown, False
+    for name in spare:
+        if sum(widths[at] for at in shown) + len(shown) - 1 <= room:
+            break
+        shown.remove(columns.index(name))
+    return shown, True
 
 
 def cell(value: object) -> str:

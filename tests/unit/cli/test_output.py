@@ -6,6 +6,7 @@ from uuid import UUID
 
 import orjson
 import pytest
+from rich.console import Console
 
 from exitguard.cli.output import MAX_CELL_LENGTH, cell, emit_json, emit_table, plain_number
 
@@ -54,3 +55,23 @@ def test_text_from_outside_is_not_markup(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_numbers_lose_nothing() -> None:
     assert plain_number(Decimal("123456789012.123456")) == "123456789012.123456"
+
+
+def test_a_narrow_terminal_leaves_out_spare_columns_and_folds_no_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ("account", "symbol", "entry", "P&L $", "closed")
+    row = ("large", "TSLA261125C00252500", "1205.80", "-11050.00", "2026-11-23 15:55:00")
+    monkeypatch.setattr(
+        "exitguard.cli.output.console", lambda: Console(width=48, force_terminal=True, color_system=None)
+    )
+    emit_table(columns, [row], numeric=("entry", "P&L $"), spare=("closed", "entry"))
+    told = capsys.readouterr()
+    assert all(text in told.out for text in ("large", "TSLA261125C00252500", "1205.80", "-11050.00"))
+    assert "2026-11-23" not in told.out
+    assert "left out on this narrow terminal: closed; --json has everything" in told.err
+
+
+def test_a_pipe_gets_every_column(capsys: pytest.CaptureFixture[str]) -> None:
+    emit_table(("a", "b"), [("x" * 150, "y" * 40)], spare=("b",))
+    assert "y" * 40 in capsys.readouterr().out
