@@ -12,12 +12,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.waiting import PATIENCE
 
+# The open of the session that these tests play in, whatever day it is: a Wednesday, half past nine in New York.
+SESSION = datetime(2026, 11, 18, 14, 30, tzinfo=UTC)
 ACCOUNT = """
 [accounts.{name}]
 tier = "{name}"
@@ -228,7 +231,7 @@ def venue(program: Program) -> Venue:
     """`exitguard paper` with the accounts large and tiny, its clock standing still in an open market."""
     running = program.start(
         *("paper", "--account", "large:100000", "tiny:1000", "--generate", "7", "--symbols", "AAPL", "F"),
-        *("--paused", "--json"),
+        *("--start", SESSION.isoformat(), "--paused", "--json"),
     )
 
     def announced() -> bool:

@@ -2,11 +2,11 @@
 
 import asyncio
 import socket
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 import psycopg
-from tests.integration.cli.conftest import Program, Venue, settings_text, wait_for
+from tests.integration.cli.conftest import SESSION, Program, Venue, settings_text, wait_for
 from tests.support.ledger import batch, event, fill, position
 
 from exitguard.cli.standby import visitor
@@ -25,7 +25,7 @@ def invent(program: Program, symbol: str) -> int:
         try:
             lease = await store.acquire_lease("test", timedelta(seconds=30))
             number = (await store.load()).next_position_id
-            at = datetime.now(UTC) - timedelta(days=1)
+            at = SESSION - timedelta(days=1)
             row = position("large", number, symbol, stop_loss=None, take_profit=None, entry_time=at)
             bought = fill(f"fill-{number}", symbol=symbol, at=at)
             await store.commit(

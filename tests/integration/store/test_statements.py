@@ -120,6 +120,7 @@ async def test_operator_statements_tell_the_truth_about_all_accounts(
     operator: Operator, make_store: StoreMaker
 ) -> None:
     now = datetime.now(UTC)
+    today = now + timedelta(hours=1)  # and not yesterday, should midnight pass meanwhile
     entries = {}
     for account, symbol, mode in (("large", "AAPL", ExecutionMode.ALPACA_PAPER), ("tiny", CALL, ExecutionMode.LIVE)):
         store, lease = await make_store.leased(account)
@@ -134,11 +135,12 @@ async def test_operator_statements_tell_the_truth_about_all_accounts(
                 PutExecution(entry),
                 PutPosition(held),
                 event(EventType.CREATED, 1),
-                PutPosition(replace(closed(gone), closed_at=now)),
-                PutHistory(history(gone, Decimal("-20.5"), closed_at=now)),
+                PutPosition(replace(closed(gone), closed_at=today)),
+                PutHistory(history(gone, Decimal("-20.5"), closed_at=today)),
                 event(EventType.CLOSED, 2),
             )
         )
+        await store.beat(heartbeat(account, venue_time=now), lease.epoch)
         entries[account] = entry
     health = (await operator.query(HEALTH)).dictionaries()
     assert health == [
