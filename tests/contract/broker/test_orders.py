@@ -202,7 +202,7 @@ async def test_no_connection_proves_that_nothing_was_sent() -> None:
     result = await broker.submit(request())
     assert isinstance(result, Unknown)
     assert not result.sent
-    with pytest.raises(BrokerUnavailable, match="no connection to .*: Connection refused"):
+    with pytest.raises(BrokerUnavailable, match=r"no connection to .*: Connection refused"):
         await broker.positions()
     await broker.close()
     late = await broker.submit(request())

@@ -182,6 +182,29 @@ async def test_a_partial_assignment_leaves_the_rest_under_management() -> None:
         assert managed.rows.history[position.id].quantity == 10
 
 
+async def test_i11_activities_that_explain_a_part_book_nothing_until_the_rest_is_told() -> None:
+    """One of an hour before the position was adopted says nothing about what is missing of it now."""
+    async with Managed(Venue(), policy=PATIENT) as managed:
+        await managed.price(CALL, "5.00")
+        position = await managed.enter(CALL, "10", side=OrderSide.SELL)
+        await managed.advance(1)
+        managed.broker.all_activities.append(replace(_activity("OPASN", CALL, "4"), id="earlier"))
+        managed.broker.held[CALL] = (Decimal(-5), Decimal("4.99"))
+        for _ in range(5):
+            await managed.advance(1)
+        assert managed.row(position.id).quantity == 10
+        assert f"unexplained:{position.id}" in managed.rows.alarms
+        managed.broker.all_activities += [
+            replace(_activity("OPASN", CALL, "2"), id="first"), replace(_activity("OPASN", CALL, "3"), id="second")
+        ]  # fmt: skip
+        await managed.advance(1)
+        await managed.until(lambda: managed.row(position.id).quantity == 5, "what was told is booked")
+        booked = {fill.order_id for _, fill, source in managed.rows.fills.values() if source == "reconciled"}
+        assert booked == {"first", "second"}
+        await managed.advance(1)
+        await managed.until(lambda: f"unexplained:{position.id}" not in managed.rows.alarms, "alarm cleared")
+
+
 async def test_a_split_keeps_what_was_paid_and_closes_nothing() -> None:
     async with Managed(Venue(), policy=POLICY) as managed:
         await managed.price("NVDA", "100")
