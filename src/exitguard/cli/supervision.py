@@ -234,7 +234,8 @@ class AccountUnit:
                 cause = first_cause(error)
                 if self._standby or not isinstance(cause, LeaseHeld | LeaseLost) or not await self._outwait_visit():
                     raise
-                self._log.warning("nobody else manages the account: starting", after=str(cause))
+                if not self._fleet.stop.is_set():
+                    self._log.warning("nobody else manages the account: starting", after=str(cause))
             else:
                 return
 
