@@ -5,6 +5,7 @@ is finished, once.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -61,9 +62,12 @@ class Stage:
     database: EmbeddedServer | None = None
 
     async def kill_database(self) -> None:
-        """Kill -9 of PostgreSQL's first process; its children see that and end."""
+        """Kill -9 of PostgreSQL: its first process, and the children that would see that and end a moment later."""
         assert self.database is not None, "this story needs a database of its own"
-        os.kill((await self.database.ensure_running()).pid, signal.SIGKILL)
+        first = (await self.database.ensure_running()).pid
+        for process in (first, *_children(first)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     async def restart_database(self) -> None:
         """Start PostgreSQL again; the dead one's shared memory may take a moment to be free."""
@@ -76,6 +80,16 @@ class Stage:
                 if attempt == _DATABASE_TRIES:
                     raise
                 await asyncio.sleep(0.5)
+
+
+def _children(process: int) -> list[int]:
+    """Processes that this one has started; none where there is no /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # one that has just ended
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == process:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def _demand(holds: bool, what: str) -> None:
