@@ -20,7 +20,7 @@ def load(config: Path | None) -> Settings:
     """Load the settings; says on stderr when they are those of the demo, and what looks mistaken."""
     settings = load_settings(config)
     if config is None and "EXITGUARD_CONFIG" not in os.environ and settings.path == demo_config_path():
-        remark(f"exitguard: using the demo's settings: {settings.path}")
+        remark(f"exitguard: using the demo's settings: {settings.path} (its exchange stays only after demo --keep)")
     for warning in settings.warnings:
         remark(f"exitguard: warning: {warning}")
     return settings

@@ -106,3 +106,10 @@ async def require_account(operator: Operator, settings: Settings, name: str | No
     if name not in known:
         names = ", ".join(sorted({*settings.selected, *known})) or "none"
         raise CommandFailed(f"no account {name!r} in the settings or in the ledger; known: {names}", Exit.USAGE)
+
+
+def whose_ledger(settings: Settings) -> str:
+    """What to add to "nothing there" when no settings said where to look: it may be the wrong folder."""
+    if settings.path is not None or settings.database.embedded_name is None:
+        return ""
+    return f" in the embedded ledger of {ensure_state_dir()}; no settings file was found (--config, EXITGUARD_CONFIG)"

@@ -3,7 +3,7 @@
 from typing import Any
 
 from exitguard.cli.context import load, quiet_logs
-from exitguard.cli.database import Row, ask, require_account
+from exitguard.cli.database import Row, ask, require_account, whose_ledger
 from exitguard.cli.exits import Exit
 from exitguard.cli.output import AccountName, ConfigFile, Json, emit, emit_json, emit_table
 from exitguard.config.settings import Settings
@@ -45,6 +45,8 @@ async def _examine(operator: Operator, settings: Settings, only: str | None) -> 
     problems += [
         f"{name}: no manager has ever run" for name in settings.selected if name not in known and only in (None, name)
     ]
+    if not known and not settings.selected:
+        problems.append(f"no account is known, so nothing is watched{whose_ledger(settings)}")
     return {
         "healthy": not problems,
         "problems": problems,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from exitguard.cli.context import load, quiet_logs
-from exitguard.cli.database import Row, ask, require_account
+from exitguard.cli.database import Row, ask, require_account, whose_ledger
 from exitguard.cli.output import AccountName, ConfigFile, Json, cell, emit, emit_json, emit_table, remark
 from exitguard.store.operator import Operator
 
@@ -38,7 +38,7 @@ def positions(
     if json:
         emit_json(found)
     elif not found:
-        remark("no closed positions" if closed else "no open positions")
+        remark(("no closed positions" if closed else "no open positions") + whose_ledger(settings))
     elif closed:
         _closed_table(found)
     else:
@@ -146,7 +146,7 @@ def events(
                 _print_events(found)
             if not follow:
                 if not found and not json:
-                    remark("no such events")
+                    remark("no such events" + whose_ledger(settings))
                 return
             newest, most = max(newest, *(row["id"] for row in found)) if found else newest, MAX_EVENTS
             await asyncio.sleep(_FOLLOW_SECONDS)

@@ -90,6 +90,18 @@ def test_the_health_of_an_account_that_never_ran_is_bad(program: Program, databa
     assert body["problems"] == ["large: no manager has ever run"]
 
 
+def test_without_settings_nothing_there_says_where_it_looked(program: Program, database_url: str) -> None:
+    done = program.run("positions")
+    assert done.returncode == 0
+    assert f"no open positions in the embedded ledger of {program.state}; no settings file was found" in done.stderr
+    assert program.run("positions", DATABASE_URL=database_url).stderr == "no open positions\n"
+
+
+def test_health_without_any_account_is_bad(program: Program, database_url: str) -> None:
+    body = program.json("health", expect=1, DATABASE_URL=database_url)
+    assert body["problems"] == ["no account is known, so nothing is watched"]
+
+
 def test_a_used_port(program: Program) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
