@@ -25,6 +25,7 @@ _OWN_ERRORS: dict[str, type[StoreError]] = {
     "XG003": AccountMismatch,
     "XG011": LeaseLost,
 }
+_START_IT = "; start it, or correct its address"
 _WHAT_TO_DO = {"XG002": "; end that one, or wait for its end: exitguard run --standby"}
 # Classes of SQLSTATE that say "not now" and not "never": connection, transaction rollback (deadlock, serialization),
 # resources, operator intervention (shutdown, cancelled statement), system error.
@@ -87,10 +88,11 @@ def no_connection(error: Exception, url: str, settings: Mapping[str, str], secon
             )
         return StoreUnavailable(f"the database at {where} refuses the connection: {error.args[0]}; check DATABASE_URL")
     if isinstance(error, TimeoutError):
-        return StoreUnavailable(f"the database at {where} cannot be reached: no answer in {seconds:g} s")
+        return StoreUnavailable(f"the database at {where} cannot be reached: no answer in {seconds:g} s{_START_IT}")
     if isinstance(error, ValueError):  # also what asyncpg says of a URL that it cannot use
         return StoreUnavailable(f"the database URL cannot be used: {error}")
-    return StoreUnavailable(f"the database at {where} cannot be reached: {getattr(error, 'strerror', None) or error}")
+    cause = getattr(error, "strerror", None) or error
+    return StoreUnavailable(f"the database at {where} cannot be reached: {cause}{_START_IT}")
 
 
 class Link:
