@@ -95,6 +95,16 @@ class Place:
         what = f"said nothing within {seconds:g} s" if not ended else f"ended with exit code {child.returncode}"
         return f"{name} {what}: {log[-1][:300] if log else '(it logged nothing)'}"
 
+    def last_words(self, about: str, lines: int = 3) -> str:
+        """The newest lines that any child logged about something."""
+        found = [
+            line
+            for log in self.folder.glob("*.log")
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if about in line
+        ]
+        return " | ".join(line[:300] for line in sorted(found)[-lines:]) or "(nothing was logged about it)"
+
     async def stop(self, process: asyncio.subprocess.Process) -> None:
         """End one child in good order, or by force when it does not listen."""
         self._children = [(name, child) for name, child in self._children if child is not process]

@@ -194,7 +194,10 @@ class Soak:
             if time.monotonic() > late:
                 lost = [name for name in behind if moment - beats[name] > _LATEST]
                 if lost:
-                    raise BenchFailed(f"{len(lost)} managers have not swept for {_LATEST}: {', '.join(lost[:5])}")
+                    raise BenchFailed(
+                        f"{len(lost)} managers have not swept for {_LATEST}: {', '.join(lost[:5])}; of {lost[0]}:"
+                        f" {self._managers.place.last_words(lost[0])}"
+                    )
                 self._result.late += len(behind)
                 return
             await asyncio.sleep(_LOOK)
