@@ -41,6 +41,7 @@ ONCE_FAILED = {
     20262445: "a bracket was restored at a stop from before the split of the night, and filled at once",
     9000347: "a manager with a full journal gave up at its start when the database stumbled: it missed a split",
     32000288: "an assignment from before an adoption was booked, for a part, when the broker said that it held nothing",
+    33000564: "what ended an entry of ours was counted in by an adoption, and the entry, found later, never ended",
     7770080: "the judge took shares that an exercise had brought for a rest of the position beside them",
     5056: "an episode that only a lost journal had kept was folded into the position adopted after it",
 }

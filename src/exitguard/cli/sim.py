@@ -32,9 +32,8 @@ def sim(
     if seeds < 1 or jobs < 1 or seed < 0:
         raise CommandFailed("--seeds and --jobs must be at least 1, --seed at least 0", Exit.USAGE)
     if mutants:
-        return _show_hunt(hunt(list(MUTANTS), jobs=jobs, say=None if json else remark), json=json)
-    watch = None if json else _Progress(seeds)
-    campaign = run_campaign(seed, seeds, read_faults(faults), jobs=jobs, on_result=watch)
+        return _show_hunt(hunt(list(MUTANTS), jobs=jobs, say=remark), json=json)
+    campaign = run_campaign(seed, seeds, read_faults(faults), jobs=jobs, on_result=_Progress(seeds))
     if json:
         emit_json(campaign.body())
     else:

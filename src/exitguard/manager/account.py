@@ -42,7 +42,7 @@ from exitguard.manager.armer import Armer, take_over
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.corporate import CorporateActions
-from exitguard.manager.fills import count_in
+from exitguard.manager.fills import unbooked_part
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.pieces import in_pieces
 from exitguard.manager.reconciler import Reconciler
@@ -96,7 +96,9 @@ class AccountManager:
         )
         context.tallies.update({order: Tally(qty, value) for order, (qty, value) in state.booked.items()})
         for fill in (fill for fills in state.fills.values() for fill in fills):
-            count_in(context.tally(fill.order_id), fill)
+            part = unbooked_part(context.tally(fill.order_id), fill)
+            if part is not None:
+                context.count_in(part)
         for record in state.positions:
             self._restore_position(record, state.fills.get(record.id, ()))
         for intent in state.live_intents:

@@ -46,6 +46,17 @@ class Tally:
         self.value += qty * price
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A part of an order that an adoption counted in without booking it: it belongs to what was held before."""
+
+    order_id: str
+    symbol: str
+    at: datetime
+    qty: Decimal
+    value: Decimal
+
+
 @dataclass(slots=True)
 class AccountContext:
     """One account: its ports, its books, its live positions."""
@@ -59,6 +70,7 @@ class AccountContext:
     marks: MarkBook = field(default_factory=MarkBook)
     positions: dict[int, Tracked] = field(default_factory=dict)
     tallies: dict[str, Tally] = field(default_factory=dict)
+    counted: list[Counted] = field(default_factory=list)
     orders: dict[str, BrokerOrder] = field(default_factory=dict)
     # Orders of ours without a proven end, by client order id.
     intents: dict[str, IntentRecord] = field(default_factory=dict)
@@ -152,6 +164,24 @@ class AccountContext:
     def tally(self, order_id: str) -> Tally:
         """The tally of one order, made on first sight."""
         return self.tallies.setdefault(order_id, Tally())
+
+    def count_in(self, part: Counted) -> None:
+        """Let a part of an order count as booked, because what is held now stands for it."""
+        if part.qty > 0:
+            tally = self.tally(part.order_id)
+            tally.qty, tally.value = tally.qty + part.qty, tally.value + part.value
+            self.counted.append(part)
+
+    def count_out(self, symbol: str, since: datetime) -> None:
+        """Let what was counted in of a contract be booked after all, as far as it was traded since a moment.
+
+        To be called while nothing of it is held: an entry of ours from then has a history of its own, and what ended it
+        is among these parts.
+        """
+        for part in [each for each in self.counted if each.symbol == symbol and each.at >= since]:
+            tally = self.tally(part.order_id)
+            tally.qty, tally.value = tally.qty - part.qty, tally.value - part.value
+            self.counted.remove(part)
 
     def put_intent(self, intent: IntentRecord) -> PutIntent:
         """Remember an intent while the broker may still act on it; returns the operation that records it."""

@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from exitguard.core.orders import BrokerOrder, Fill
-from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.context import AccountContext, Counted, Tally
 
 _PRICE_DIGITS = Decimal("0.00000001")
 
@@ -61,11 +61,10 @@ def part_id(order_id: str, begun: Decimal, filled: Decimal) -> str:
     return f"{order_id}@{begun.normalize():f}..{filled.normalize():f}"
 
 
-def count_in(tally: Tally, fill: Fill) -> None:
-    """Count what a recorded fill accounts for: of an order that turned a position around only a part is recorded."""
+def unbooked_part(tally: Tally, fill: Fill) -> Counted | None:
+    """What a recorded fill accounts for beyond itself: of an order that turned a position only a part is recorded."""
     order_id, _, filled = fill.execution_id.partition("@")
     if order_id != fill.order_id or not filled:
-        return
+        return None
     missing = Decimal(filled.rpartition("..")[2]) - tally.qty
-    if missing > 0:
-        tally.add(missing, fill.price)
+    return Counted(order_id, fill.symbol, fill.at, missing, missing * fill.price) if missing > 0 else None

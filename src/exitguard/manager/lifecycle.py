@@ -30,7 +30,7 @@ from exitguard.core.records import (
     PutPosition,
 )
 from exitguard.manager.armer import disarm, recognise
-from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.context import AccountContext, Counted, Tally
 from exitguard.manager.fills import derived_id, new_fill
 from exitguard.manager.orders import is_liquidation
 from exitguard.manager.tracked import Tracked
@@ -65,6 +65,8 @@ class Lifecycle:
             return existing
         context.ear.told_elsewhere(context.orders.get(order.id), order)
         context.know_order(order)
+        if order.submitted_at is not None:
+            context.count_out(instrument.symbol, order.submitted_at)
         fill = new_fill(context, order, None, now)
         if fill is None:
             return None
@@ -95,12 +97,7 @@ class Lifecycle:
         belongs to earlier episodes that were never recorded.
         """
         instrument = parse_instrument(symbol)
-        counted: dict[str, Tally] = {}
-        for fill in history or fills:
-            counted.setdefault(fill.order_id, Tally()).add(fill.qty, fill.price)
-        for order_id, tally in counted.items():
-            if tally.qty > self._context.tally(order_id).qty:
-                self._context.tallies[order_id] = tally
+        self._count(history or fills, fills)
         return self._open(
             instrument,
             side,
@@ -113,6 +110,23 @@ class Lifecycle:
             now=now,
             evidence=evidence,
         )
+
+    def _count(self, history: list[Fill], opening: list[Fill]) -> None:
+        """Tally what is adopted as booked, and what came before it as counted in."""
+        told: dict[str, tuple[Tally, Fill]] = {}
+        for fill in history:
+            whole, _ = told.get(fill.order_id, (Tally(), fill))
+            whole.add(fill.qty, fill.price)
+            told[fill.order_id] = whole, fill
+        for order_id, (whole, last) in told.items():
+            tally = self._context.tally(order_id)
+            if whole.qty <= tally.qty:
+                continue
+            for fill in opening:
+                if fill.order_id == order_id:
+                    tally.add(fill.qty, fill.price)
+            rest = whole.qty - tally.qty, whole.value - tally.value
+            self._context.count_in(Counted(order_id, last.symbol, last.at, *rest))
 
     def _open(
         self,
