@@ -390,7 +390,7 @@ def _as_text(request: dict[str, Any]) -> dict[str, str]:
 def _journaled(journal: list[bytes], name: str) -> IntentRecord | None:
     """The intent of a client order id in the records of a journal."""
     for record in reversed(journal):
-        for operation in decode_batch(record).operations:
+        for operation in reversed(decode_batch(record).operations):
             if isinstance(operation, PutIntent) and operation.row.client_order_id == name:
                 return operation.row
     return None

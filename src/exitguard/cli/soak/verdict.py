@@ -27,6 +27,7 @@ def compare(
         sign = 1 if row["side"] == "long" else -1
         ours[row["account_name"], row["symbol"]] += sign * row["quantity"]
     theirs = {(name, symbol): qty for name, account in state.items() for symbol, qty in account.positions.items()}
+    fills = list(fills)
     bought, crossed = _run(fills)
     recorded: dict[Key, Decimal] = defaultdict(Decimal)
     for row in history:
@@ -38,9 +39,15 @@ def compare(
     for key in sorted(bought.keys() | recorded.keys() | ours.keys()):
         known = recorded.get(key, ZERO) + ours.get(key, ZERO)
         if known < bought.get(key, ZERO):
-            lost.append(f"{_name(key)}: {bought[key]} bought, {known} in the ledger, open and closed")
+            lost.append(
+                f"{_name(key)}: {bought[key]} bought, {known} in the ledger, open and closed;"
+                f" {_both_sides(key, fills, history)}"
+            )
         elif known > bought.get(key, ZERO):
-            twice.append(f"{_name(key)}: {bought.get(key, ZERO)} bought, {known} in the ledger, open and closed")
+            twice.append(
+                f"{_name(key)}: {bought.get(key, ZERO)} bought, {known} in the ledger, open and closed;"
+                f" {_both_sides(key, fills, history)}"
+            )
     numbers = [(row["account_name"], row["position_id"]) for row in history]
     if len(set(numbers)) != len(numbers):
         twice.append(f"{len(numbers) - len(set(numbers))} positions have more than one row of history")
@@ -61,6 +68,21 @@ def _run(fills: Iterable[VenueFill]) -> tuple[dict[Key, Decimal], list[str]]:
         if held[key] < 0:
             crossed.append(f"{_name(key)}: order {fill.client_order_id} sold more than was held, to {held[key]}")
     return bought, crossed
+
+
+def _both_sides(key: Key, fills: Iterable[VenueFill], history: Iterable[Mapping[str, Any]]) -> str:
+    """What the exchange executed and what the ledger closed of one contract, for whoever looks for the reason."""
+    executed = [
+        f"{each.signed_qty:+} at {each.at:%H:%M:%S} by {each.client_order_id or 'hand'}"
+        for each in fills
+        if (each.account, each.symbol) == key
+    ]
+    closed = [
+        f"position {row['position_id']} of {row['quantity']}"
+        for row in history
+        if (row["account_name"], row["symbol"]) == key
+    ]
+    return f"executed: {', '.join(executed)}; closed: {', '.join(closed) or 'none'}"
 
 
 def _name(key: Key) -> str:
