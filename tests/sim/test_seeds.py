@@ -42,6 +42,9 @@ ONCE_FAILED = {
     9000347: "a manager with a full journal gave up at its start when the database stumbled: it missed a split",
     32000288: "an assignment from before an adoption was booked, for a part, when the broker said that it held nothing",
     33000564: "what ended an entry of ours was counted in by an adoption, and the entry, found later, never ended",
+    643: "an assignment from before an adoption was booked when the broker said several times that it held nothing",
+    679: "shares added after a split were taken for a part of what was split, at another ratio",
+    992: "an answer without any position was taken for the exercise of a put against the shares beside it",
     7770080: "the judge took shares that an exercise had brought for a rest of the position beside them",
     5056: "an episode that only a lost journal had kept was folded into the position adopted after it",
 }

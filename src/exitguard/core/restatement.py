@@ -93,6 +93,32 @@ def split_ratio(ours: tuple[Decimal, Decimal], theirs: tuple[Decimal, Decimal]) 
     return None
 
 
+def split_before(
+    ours: tuple[Decimal, Decimal], later: Iterable[tuple[Decimal, Decimal]], theirs: tuple[Decimal, Decimal]
+) -> Fraction | None:
+    """The ratio of a split after which so much was traded: `later` are units in the new terms, negative ones closed.
+
+    Each of `later` has its price. What was added has changed the average, so the cost of everything must be right.
+    """
+    trades = [(Fraction(units), Fraction(price)) for units, price in later]
+    then = abs(Fraction(theirs[0])) - sum(units for units, _ in trades)
+    if then <= 0 or not ours[0]:
+        return None
+    if all(units < 0 for units, _ in trades):
+        return split_ratio(ours, (_decimal(then), theirs[1]))
+    ratio, held, cost = then / abs(Fraction(ours[0])), then, abs(Fraction(ours[0])) * Fraction(ours[1])
+    for units, price in trades:
+        if held + units <= 0:
+            return None
+        cost = cost + units * price if units > 0 else cost * (held + units) / held
+        held += units
+    return ratio if _is_plain(ratio) and _is_average(Fraction(theirs[1]), cost / held) else None
+
+
+def _decimal(value: Fraction) -> Decimal:
+    return Decimal(value.numerator) / Decimal(value.denominator)
+
+
 def _is_plain(ratio: Fraction) -> bool:
     return ratio != 1 and ratio > 0 and max(ratio.numerator, ratio.denominator) <= MAX_RATE
 

@@ -12,14 +12,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 
-from exitguard.broker.port import Activity, BrokerError
+from exitguard.broker.port import Activity, BrokerError, BrokerIncomplete
 from exitguard.core.instrument import parse_instrument
 from exitguard.core.orders import BrokerPosition, Fill
 from exitguard.core.position import CrossesZero, Holding, PositionSide, fold, restate
 from exitguard.core.reconcile import Finding, FindingKind
 from exitguard.core.records import AppendEvent, EventType, PositionStatus, PutPosition
-from exitguard.core.restatement import Restatement, RestatementKind, split_ratio, terms_of
-from exitguard.core.session import NEW_YORK
+from exitguard.core.restatement import Restatement, RestatementKind, split_before, terms_of
+from exitguard.core.session import NEW_YORK, SessionCalendar
 from exitguard.manager.context import AccountContext
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.tracked import Tracked
@@ -44,18 +44,28 @@ class CorporateActions:
 
     # Splits -----------------------------------------------------------------------------------------------------
 
+    def shown(self, tracked: Tracked, theirs: BrokerPosition) -> Restatement | None:
+        """The split that one answer of the broker shows, if it shows one."""
+        return split_of(tracked.holding, theirs, self._context.calendar, self._context.clock.now())
+
     async def split(self, tracked: Tracked, theirs: BrokerPosition) -> bool:
         """Restate the position when the broker's shows a split of it; whether it did. Raises BrokerError.
 
         `theirs` is what the list of all positions shows; the question for the one position must give the same.
         """
         record, context = tracked.record, self._context
-        if record.status is PositionStatus.CLOSED or split_of(tracked.holding, theirs) is None:
+        if record.status is PositionStatus.CLOSED or self.shown(tracked, theirs) is None:
             return False
-        await self._lifecycle.read_missed(tracked)
+        try:
+            await self._lifecycle.read_missed(tracked)
+        except BrokerIncomplete as error:
+            # What could be read is folded; a row that cannot must not keep a close from its right quantity.
+            context.log.error("orders partly unreadable", position=record.id, reason=str(error))
         again = await context.broker.position(record.symbol)
         activity = _newest(await self._since(tracked), record.symbol, (_SPLIT,))
-        found = split_of(tracked.holding, theirs)
+        found = self.shown(tracked, theirs)
+        if tracked.holding.restatements and context.is_settling(record.symbol, context.clock.now()):
+            return False  # an answer that lags still shows the old terms
         if record.id not in context.positions or found is None or again is None or _terms(again) != _terms(theirs):
             return False  # something changed while we asked
         evidence: dict[str, object] = {"broker_quantity": theirs.qty, "broker_average": theirs.avg_entry_price}
@@ -105,18 +115,17 @@ class CorporateActions:
                 continue
             if tracked.record.id not in self._context.positions:
                 continue
-            self._restate(tracked, _renaming(tracked, theirs), evidence)
+            self._restate(tracked, _renaming(tracked, theirs, self.shown(tracked, theirs)), evidence)
             self._pay_out(tracked, theirs, None)
             return True
         return False
 
-    @staticmethod
-    def _is_alike(tracked: Tracked, theirs: BrokerPosition) -> bool:
+    def _is_alike(self, tracked: Tracked, theirs: BrokerPosition) -> bool:
         """The same kind of thing, in the same quantity or split at a plain ratio."""
         ours, new = tracked.holding.instrument, parse_instrument(theirs.symbol)
         if (ours.type, ours.expiry) != (new.type, new.expiry):
             return False
-        return abs(theirs.qty) == tracked.holding.qty or split_of(tracked.holding, theirs) is not None
+        return abs(theirs.qty) == tracked.holding.qty or self.shown(tracked, theirs) is not None
 
     async def _sameness(self, tracked: Tracked, theirs: BrokerPosition) -> dict[str, object] | None:
         """The evidence that the broker's position is ours under another symbol; None without any."""
@@ -207,31 +216,50 @@ def _terms(theirs: BrokerPosition) -> tuple[Decimal, Decimal]:
     return theirs.qty, theirs.avg_entry_price
 
 
-def split_of(holding: Holding, theirs: BrokerPosition) -> Restatement | None:
+def split_of(holding: Holding, theirs: BrokerPosition, calendar: SessionCalendar, now: datetime) -> Restatement | None:
     """The split that makes the broker's position of ours, if one does.
 
-    Fills may have come since: then what was held before them has been split, and they are in the new terms.
+    Fills may have come since: then what was held before them has been split, and they are in the new terms. Stocks are
+    split over night, so a moment with a night behind it goes before any other.
     """
     if theirs.qty * holding.side.sign <= 0:
         return None
     fills = sorted(holding.fills, key=lambda fill: (fill.at, fill.execution_id))
+    by_day: Restatement | None = None
     for count in range(len(fills), 0, -1):
-        after = fills[count:]
-        if after and after[0].at == fills[count - 1].at:
+        last, after = fills[count - 1], fills[count:]
+        if after and after[0].at == last.at:
             continue
-        if any(fill.side is holding.side.opening for fill in after):
-            return None  # what came later has changed the average
-        closed = sum((terms_of(fill, holding.restatements)[1] for fill in after), Decimal(0))
-        try:
-            before = fold(holding.instrument, holding.side, fills[:count], holding.restatements)
-        except (CrossesZero, ValueError):
+        ratio = _ratio(holding, fills[:count], after, theirs)
+        if ratio is None:
             continue
-        for average in _averages(before):
-            ratio = split_ratio((before.qty, average), (abs(theirs.qty) + closed, theirs.avg_entry_price))
-            if ratio is not None:
-                at = after[0].at if after else fills[-1].at + _MOMENT
-                return _restatement(RestatementKind.SPLIT, at, holding, holding.instrument.symbol, ratio)
-    return None
+        at = after[0].at if after else last.at + _MOMENT
+        found = _restatement(RestatementKind.SPLIT, at, holding, holding.instrument.symbol, ratio)
+        if _is_night_between(calendar, last.at, after[0].at if after else now):
+            return found
+        by_day = by_day or (None if after else found)
+    return by_day
+
+
+def _ratio(holding: Holding, before: list[Fill], after: list[Fill], theirs: BrokerPosition) -> Fraction | None:
+    """The ratio by which what `before` makes was split, if it was."""
+    try:
+        held = fold(holding.instrument, holding.side, before, holding.restatements)
+    except (CrossesZero, ValueError):
+        return None
+    later = [
+        (terms_of(fill, holding.restatements)[1] * (1 if fill.side is holding.side.opening else -1), fill.price)
+        for fill in after
+    ]
+    ratios = (
+        split_before((held.qty, average), later, (theirs.qty, theirs.avg_entry_price)) for average in _averages(held)
+    )
+    return next((ratio for ratio in ratios if ratio is not None), None)
+
+
+def _is_night_between(calendar: SessionCalendar, start: datetime, end: datetime) -> bool:
+    session = calendar.current(start)
+    return session is None or not session.contains(start) or end > session.close
 
 
 def _averages(holding: Holding) -> Iterator[Decimal]:
@@ -248,9 +276,8 @@ def _averages(holding: Holding) -> Iterator[Decimal]:
         yield cost / qty
 
 
-def _renaming(tracked: Tracked, theirs: BrokerPosition) -> Restatement:
+def _renaming(tracked: Tracked, theirs: BrokerPosition, split: Restatement | None) -> Restatement:
     holding = tracked.holding
-    split = split_of(holding, theirs)
     kind = RestatementKind.CONTRACT_ADJUSTED if holding.instrument.is_option else RestatementKind.SYMBOL_CHANGED
     symbol = parse_instrument(theirs.symbol).symbol
     last = max((fill.at for fill in holding.fills), default=tracked.record.entry_time)

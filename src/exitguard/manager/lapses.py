@@ -31,6 +31,8 @@ _SHARES = "OPTRD"
 # Ids of what was booked before an activity told of it.
 _SEEN_GONE = "lapse:"
 _DELIVERED = "delivery:"
+# Answers about one position that must agree.
+_ANSWERS = 3
 # Activities of one contract that are tried together.
 _MOST_TOLD = 8
 # An activity, what it took, and the price that it is booked at.
@@ -44,17 +46,27 @@ class Lapses:
         self._context = context
         self._lifecycle = lifecycle
         self.delivered: set[str] = set()
+        # Ids of activities that were told before something of their contract was adopted.
+        self._earlier: set[str] = set()
 
-    async def told(self, tracked: Tracked, finding: Finding, now: datetime) -> bool:
+    async def note_earlier(self, symbol: str, now: datetime) -> None:
+        """Remember what was told before a position is adopted: likely it is in its quantity. Raises BrokerError."""
+        day = now.astimezone(NEW_YORK).date()
+        told = await self._context.broker.activities(after=day - timedelta(days=1))
+        self._earlier |= {activity.id for activity in told if activity.symbol == symbol}
+
+    async def told(self, tracked: Tracked, finding: Finding, now: datetime, *, doubtful: bool) -> bool:
         """Book what activities tell of the position, when they explain all that is missing; whether they do.
 
-        Raises BrokerError.
+        `doubtful`: also those that were told before the position was adopted. Raises BrokerError.
         """
         held, opened = tracked.holding, tracked.record.entry_time.astimezone(NEW_YORK).date()
         activities = await self._context.broker.activities(after=opened - timedelta(days=1))
         if tracked.holding is not held or self.missing(tracked, finding) <= 0:
             return False  # it changed while we asked
         gone = held.qty - finding.theirs * tracked.record.side.sign
+        if not doubtful:
+            activities = [activity for activity in activities if activity.id not in self._earlier]
         chosen = _explanation(self._news(tracked, activities, gone), gone)
         if not chosen or not await self._is_confirmed(tracked, finding):
             return False
@@ -97,9 +109,16 @@ class Lapses:
     async def _is_confirmed(self, tracked: Tracked, finding: Finding) -> bool:
         """Ask for the one position before anything of it is taken for gone (I11). Raises BrokerError."""
         held, number = tracked.holding, tracked.record.id
-        still = await self._context.broker.position(tracked.record.symbol)
-        same = (ZERO if still is None else still.qty) == finding.theirs
+        same = await self._is_held(finding.symbol, finding.theirs)
         return same and number in self._context.positions and tracked.holding is held
+
+    async def _is_held(self, symbol: str, qty: Decimal) -> bool:
+        """Whether several answers in a row say so: one that says "nothing" may be no answer at all."""
+        for _ in range(_ANSWERS):
+            found = await self._context.broker.position(symbol)
+            if (ZERO if found is None else found.qty) != qty:
+                return False
+        return True
 
     async def shown(
         self, tracked: Tracked, finding: Finding, theirs: Mapping[str, BrokerPosition], now: datetime
@@ -108,14 +127,14 @@ class Lapses:
 
         `theirs` is the broker's whole answer.
         """
-        context, instrument = self._context, tracked.holding.instrument
+        instrument = tracked.holding.instrument
         missing = self.missing(tracked, finding)
         if not instrument.is_option or missing <= 0 or instrument.underlying in CASH_SETTLED:
             return False
         shares, moved = _shares(tracked, missing), self._moved(instrument, theirs)
         gone = self._all_gone(instrument, theirs)
         over = tracked.expires_at is not None and now >= tracked.expires_at + SETTLED_AFTER
-        if moved in (shares, gone) and moved:
+        if moved in (shares, gone) and moved and theirs:  # from an answer without anything nothing can be seen to move
             reason = CloseReason.EXERCISED if tracked.record.side is PositionSide.LONG else CloseReason.ASSIGNED
         elif over and not moved and gone:
             # A spread of which both sides were exercised would move nothing either: that waits for activities.
@@ -124,12 +143,11 @@ class Lapses:
             return False
         # Targeted questions before anything is taken for gone: a fill that was missed, and both positions.
         await self._lifecycle.read_missed(tracked)
-        still = await context.broker.position(tracked.record.symbol)
-        stock = await context.broker.position(instrument.underlying)
         listed = theirs.get(instrument.underlying)
-        if (ZERO if still is None else still.qty) != finding.theirs or self.missing(tracked, finding) != missing:
+        if not await self._is_held(instrument.underlying, ZERO if listed is None else listed.qty):
             return False
-        if (ZERO if stock is None else stock.qty) != (ZERO if listed is None else listed.qty):
+        confirmed = await self._is_confirmed(tracked, finding)
+        if not confirmed or self.missing(tracked, finding) != missing or self._moved(instrument, theirs) != moved:
             return False
         evidence: dict[str, object] = {"shares": moved, "last_session": tracked.expires_at}
         left = tracked.holding.qty - missing
@@ -221,11 +239,13 @@ class Lapses:
 
 
 def _explanation(told: list[Told], gone: Decimal) -> list[Told]:
-    """The fewest of them that add up to what is gone, the newest first; none when they do not.
+    """All of them, or the fewest that add up to what is gone, the newest first; none when they do not.
 
     One that was told before the position was adopted may be in its quantity already; one that explains a part only may
     be of another time. What is missing then stays an alarm until the rest is told.
     """
+    if sum((qty for _, qty, _ in told), ZERO) == gone:
+        return told
     newest = told[::-1][:_MOST_TOLD]
     for count in range(1, len(newest) + 1):
         for chosen in combinations(newest, count):

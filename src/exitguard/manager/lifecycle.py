@@ -112,7 +112,10 @@ class Lifecycle:
         )
 
     def _count(self, history: list[Fill], opening: list[Fill]) -> None:
-        """Tally what is adopted as booked, and what came before it as counted in."""
+        """Tally what is adopted as booked, and what came before it as counted in.
+
+        When no fills explain what is adopted, they are in it all the same, and are never to be booked again.
+        """
         told: dict[str, tuple[Tally, Fill]] = {}
         for fill in history:
             whole, _ = told.get(fill.order_id, (Tally(), fill))
@@ -126,7 +129,10 @@ class Lifecycle:
                 if fill.order_id == order_id:
                     tally.add(fill.qty, fill.price)
             rest = whole.qty - tally.qty, whole.value - tally.value
-            self._context.count_in(Counted(order_id, last.symbol, last.at, *rest))
+            if any(fill.order_id in told for fill in opening):
+                self._context.count_in(Counted(order_id, last.symbol, last.at, *rest))
+            else:
+                tally.qty, tally.value = whole.qty, whole.value
 
     def _open(
         self,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from exitguard.broker.port import BrokerError, BrokerIncomplete
+from exitguard.broker.port import BrokerError, BrokerIncomplete, BrokerRateLimited, BrokerUnavailable
 from exitguard.core import closing
 from exitguard.core.instrument import InvalidSymbol, parse_instrument
 from exitguard.core.marks import agree
@@ -20,7 +20,7 @@ from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare, order_prefix
 from exitguard.core.records import AppendEvent, EventType, IntentStatus, SetAside
 from exitguard.manager.context import AccountContext, Tally
-from exitguard.manager.corporate import CorporateActions, split_of
+from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.fills import part_id
 from exitguard.manager.lapses import Lapses
 from exitguard.manager.lifecycle import Lifecycle
@@ -79,7 +79,7 @@ class Reconciler:
         self.whole = whole and orders_whole
         now = context.clock.now()
         readable = self._readable(theirs, now, whole=whole)
-        await self._restate(readable, whole=whole)
+        await self._restate(readable, whole=whole, patient=patient)
         async for piece in in_pieces(list(context.positions.values())):
             for tracked in piece:
                 if tracked.record.id in context.positions:
@@ -92,7 +92,7 @@ class Reconciler:
         await asyncio.sleep(0)
         await self._act(readable, now, patient=patient, mass_change_accepted=mass_change_accepted)
 
-    async def _restate(self, theirs: dict[str, BrokerPosition], *, whole: bool) -> None:
+    async def _restate(self, theirs: dict[str, BrokerPosition], *, whole: bool, patient: bool) -> None:
         """Take splits and new symbols for what they are, before anything else is compared."""
         context = self._context
         async for piece in in_pieces(list(context.positions.values())):
@@ -105,6 +105,8 @@ class Reconciler:
                 try:
                     await self._corporate.split(tracked, seen)
                 except BrokerError as error:
+                    if not patient and isinstance(error, BrokerUnavailable | BrokerRateLimited):
+                        raise  # nothing is evaluated yet: the start asks again
                     self._step_failed(tracked.record.symbol, error)
         if not whole:
             return  # nothing is known to be missing
@@ -334,7 +336,9 @@ class Reconciler:
         if self._context.is_settling(finding.symbol, now):
             return
         held = tracked.holding
-        if await self._lapsed(tracked, finding, listed, strikes if patient else STRIKES_GONE, now):
+        # What was adopted may have had its activities before: there one answer proves nothing, not even at the start.
+        seen = strikes if patient or tracked.record.adopted else STRIKES_GONE
+        if await self._lapsed(tracked, finding, listed, seen, now):
             return
         if strikes >= STRIKES_GONE and tracked.holding is held:
             await self._unexplained(tracked, finding, theirs, now)
@@ -350,7 +354,9 @@ class Reconciler:
             return False
         if strikes >= STRIKES_UNTRACKED and await self._lapses.shown(tracked, finding, listed, now):
             return True
-        return strikes >= STRIKES_GONE and await self._lapses.told(tracked, finding, now)
+        if strikes < STRIKES_GONE:
+            return False
+        return await self._lapses.told(tracked, finding, now, doubtful=strikes >= STRIKES_UNPROVEN)
 
     def _entry_in_flight(self, finding: Finding) -> bool:
         """Whether an order of ours still adds to the position; one that rests to reduce it is no reason to wait."""
@@ -382,8 +388,17 @@ class Reconciler:
     ) -> None:
         """Several polls agree and no order explains it. More than ours is adopted; less is an alarm, never a guess."""
         context, record = self._context, tracked.record
-        if theirs is not None and split_of(tracked.holding, theirs) is not None:
-            return  # for the extra of a split nothing was paid; it is booked once the broker confirms it
+        if theirs is not None and self._corporate.shown(tracked, theirs) is not None:
+            # For the extra of a split nothing was paid: it is booked once the broker confirms it.
+            context.alarms.raise_alarm(
+                f"unexplained:{record.id}",
+                "unconfirmed_split",
+                f"{record.symbol}: we hold {tracked.signed_qty}, the broker {theirs.qty} as after a split, and other"
+                " answers of its do not confirm it: compare with its dashboard",
+                now,
+                record.id,
+            )
+            return
         extra = (finding.theirs - tracked.signed_qty) * record.side.sign
         if theirs is not None and extra > 0 and finding.kind is FindingKind.QUANTITY:
             fill = Fill(
@@ -433,6 +448,7 @@ class Reconciler:
         """
         side = PositionSide.LONG if theirs.qty > 0 else PositionSide.SHORT
         history = [f for f in await self._context.broker.fills(after=now - ADOPTION_HISTORY) if f.symbol == symbol]
+        await self._lapses.note_earlier(symbol, now)
         if self._context.on_symbol(symbol) is not None:
             return  # discovered while we asked
         agreed = theirs.qty == sum((f.qty if f.side is OrderSide.BUY else -f.qty for f in history), Decimal(0))

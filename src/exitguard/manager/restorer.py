@@ -24,7 +24,7 @@ from exitguard.core.records import (
     PutPosition,
 )
 from exitguard.manager.context import AccountContext
-from exitguard.manager.corporate import CorporateActions, split_of
+from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.orders import request_data
 from exitguard.manager.tracked import Tracked
@@ -83,6 +83,8 @@ class Restorer:
         if not await self._clear(tracked):
             self._failed(tracked, "resting orders of the contract did not end in time")
             return
+        if tracked.hurry.is_set():
+            return  # a close waits for us
         if not await self._are_terms_right(tracked):
             self._failed(tracked, "the broker's position looks like a split of ours, which is not confirmed yet")
             return
@@ -170,7 +172,7 @@ class Restorer:
     async def _are_terms_right(self, tracked: Tracked) -> bool:
         """Whether the stop is one of the stock as it trades now: a stop from before a split would fill at once."""
         held = await self._context.broker.position(tracked.record.symbol, Priority.PROTECT)
-        if held is None or held.qty == tracked.signed_qty or split_of(tracked.holding, held) is None:
+        if held is None or held.qty == tracked.signed_qty or self._corporate.shown(tracked, held) is None:
             return True
         return await self._corporate.split(tracked, held)
 

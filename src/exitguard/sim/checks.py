@@ -248,7 +248,8 @@ class Judge:
         self._seen_closed.add((account, row.id))
         held = self._exchanges[account].held.get(row.symbol, (ZERO, ZERO))[0]
         others = self._unseen(account, row.symbol, decided_at)
-        if held != others and not self._was_flat(account, row) and not self._is_beside_delivery(account, row):
+        rest = held - others
+        if rest != 0 and not self._was_flat(account, row) and not self._is_beside_delivery(account, row, rest):
             text = f"position {row.id} is recorded as closed, the broker holds {held} {row.symbol}"
             self._wrong("I11", account, text, row.symbol)
         if row.id not in self._ledger.account(account).history:
@@ -280,8 +281,8 @@ class Judge:
         fills = [f for f in self._exchanges[account].all_fills if f.symbol == symbol and f.order_id not in booked]
         return sum((f.qty if f.side is OrderSide.BUY else -f.qty for f in fills if f.at >= since), ZERO)
 
-    def _is_beside_delivery(self, account: str, row: PositionRecord) -> bool:
-        """Whether the rest is what contracts brought: it follows in a position of its own.
+    def _is_beside_delivery(self, account: str, row: PositionRecord, rest: Decimal) -> bool:
+        """Whether the rest is of what contracts brought: it follows in a position of its own.
 
         It came while this one was held, or shortly before and nobody had adopted it yet; and nothing of this one's own
         orders is missing in the books.
@@ -289,7 +290,9 @@ class Judge:
         exchange = self._exchanges[account]
         flat = [at for at, held in exchange.holdings if not held.get(row.symbol, ZERO)]
         since = min(row.entry_time, flat[-1]) if flat else row.entry_time
-        if not any(symbol == row.symbol and at >= since for at, symbol, _ in exchange.deliveries):
+        brought = [shares for at, symbol, shares in exchange.deliveries if symbol == row.symbol and at >= since]
+        sums = [sum(brought[start:], ZERO) for start in range(len(brought) + 1)]
+        if not min(sums) <= rest <= max(sums):
             return False
         booked: dict[str, Decimal] = {}
         for _, fill, _ in self._ledger.account(account).fills.values():
