@@ -45,6 +45,7 @@ ONCE_FAILED = {
     643: "an assignment from before an adoption was booked when the broker said several times that it held nothing",
     679: "shares added after a split were taken for a part of what was split, at another ratio",
     992: "an answer without any position was taken for the exercise of a put against the shares beside it",
+    1918: "a late update of a filled order made its intent live again, for ever",
     7770080: "the judge took shares that an exercise had brought for a rest of the position beside them",
     5056: "an episode that only a lost journal had kept was folded into the position adopted after it",
 }

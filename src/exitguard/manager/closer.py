@@ -474,8 +474,9 @@ class Closer:
             status, detail = kept, observation.detail
         else:
             observation, status, detail = None, IntentStatus.UNKNOWN, result.reason
+        if context.intents.get(intent.client_order_id) is intent:  # else an update was faster, and knows better
+            context.ledger.post(context.put_intent(replace(intent, status=status, detail=detail[:500])))
         context.ledger.post(
-            context.put_intent(replace(intent, status=status, detail=detail[:500])),
             AppendEvent(EventType.CLOSE_FAILED, now, {**facts, "outcome": status, "detail": detail}, tracked.record.id),
         )
         context.log.warning(

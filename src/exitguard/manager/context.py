@@ -198,7 +198,8 @@ class AccountContext:
         return detail
 
     def carry_into_intent(self, order: BrokerOrder) -> None:
-        """Record the broker's word on an order of ours when it says something new."""
+        """Record the broker's newest word on an order of ours when it says something new; a late one says nothing."""
+        order = self.orders.get(order.id, order)
         intent = self.intents.get(order.client_order_id)
         if intent is None or order.status is OrderStatus.UNRECOGNISED:
             return
