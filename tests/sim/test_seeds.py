@@ -46,6 +46,8 @@ ONCE_FAILED = {
     679: "shares added after a split were taken for a part of what was split, at another ratio",
     992: "an answer without any position was taken for the exercise of a put against the shares beside it",
     1918: "a late update of a filled order made its intent live again, for ever",
+    2421: "marks that the database had kept waiting took an extreme back that a later batch had written",
+    5138: "a reduction whose end could not be recorded at once was told as a defect",
     7770080: "the judge took shares that an exercise had brought for a rest of the position beside them",
     5056: "an episode that only a lost journal had kept was folded into the position adopted after it",
 }

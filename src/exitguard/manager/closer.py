@@ -282,7 +282,7 @@ class Closer:
         if tracked.record.status is PositionStatus.OPEN:
             tracked.record = replace(tracked.record, close_reason=None, close_started_at=None, close_deadline=None)
         self._lifecycle.refresh_bracket(tracked, now)
-        await context.ledger.commit(
+        context.ledger.post(
             PutPosition(tracked.record),
             AppendEvent(
                 EventType.REDUCED, now, {"reason": state.reason, "left": tracked.holding.qty}, tracked.record.id

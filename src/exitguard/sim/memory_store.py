@@ -334,13 +334,15 @@ class MemoryStore:
             row = self.rows.positions.get(mark.position_id)
             if row is None or row.status is PositionStatus.CLOSED:
                 continue
+            # A batch may have been faster, with a later look: an extreme never falls back (F55).
+            late = row.last_checked_at is not None and mark.checked_at < row.last_checked_at
             self.rows.positions[mark.position_id] = replace(
                 row,
                 current_price=mark.price if mark.price is not None else row.current_price,
                 current_pnl_dollars=mark.pnl_dollars if mark.pnl_dollars is not None else row.current_pnl_dollars,
                 current_pnl_percent=mark.pnl_percent if mark.pnl_percent is not None else row.current_pnl_percent,
-                best_price=mark.best_price,
-                worst_price=mark.worst_price,
+                best_price=row.best_price if late else mark.best_price,
+                worst_price=row.worst_price if late else mark.worst_price,
                 marked_at=mark.marked_at or row.marked_at,
                 last_checked_at=mark.checked_at,
                 protection=mark.protection,

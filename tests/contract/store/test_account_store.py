@@ -219,6 +219,23 @@ async def test_marks_change_what_a_sweep_saw_and_keep_the_last_price_of_a_blind_
     assert (second.current_price, second.last_checked_at, second.protection) == (None, NOON, Protection.BLIND)
 
 
+async def test_f55_marks_of_an_earlier_look_take_no_extreme_back(world: World) -> None:
+    """A sweep that the database kept waiting comes after the batch of a later look."""
+    store, lease = await leased(world, "large")
+    later = NOON + timedelta(minutes=1)
+    row = replace(position("large", 1), best_price=Decimal(110), worst_price=Decimal(95), last_checked_at=later)
+    await store.commit(batch("large", lease.epoch, PutPosition(row)))
+    mark = Mark(1, Decimal(101), Decimal(10), Decimal(1), Decimal(102), Decimal(99), NOON, NOON,
+                Protection.PROTECTED, NOON)  # fmt: skip
+    await store.write_marks([mark], lease.epoch)
+    (found,) = (await store.load()).positions
+    assert (found.best_price, found.worst_price) == (110, 95)
+    newer = replace(mark, best_price=Decimal(112), worst_price=Decimal(94), checked_at=later)
+    await store.write_marks([newer], lease.epoch)
+    (found,) = (await store.load()).positions
+    assert (found.best_price, found.worst_price) == (112, 94)
+
+
 async def test_marks_do_not_touch_closed_positions(world: World) -> None:
     store, lease = await leased(world, "large")
     await store.commit(batch("large", lease.epoch, PutPosition(closed(position("large")))))

@@ -17,7 +17,10 @@ UPDATE active_positions p SET
     current_pnl_dollars = coalesce(m.pnl_dollars, p.current_pnl_dollars),
     current_pnl_percent = coalesce(m.pnl_percent, p.current_pnl_percent),
     marked_at = coalesce(m.marked_at, p.marked_at),
-    best_price = m.best_price, worst_price = m.worst_price, last_checked_at = m.checked_at,
+    -- A batch may have been faster, with a later look: an extreme never falls back (F55).
+    best_price = CASE WHEN m.checked_at < p.last_checked_at THEN p.best_price ELSE m.best_price END,
+    worst_price = CASE WHEN m.checked_at < p.last_checked_at THEN p.worst_price ELSE m.worst_price END,
+    last_checked_at = m.checked_at,
     protection = m.protection, protection_since = m.protection_since,
     check_recorded_at = clock_timestamp(), updated_at = clock_timestamp()
 FROM m
