@@ -149,6 +149,12 @@ ALARM_KINDS: tuple[AlarmKind, ...] = (
         "look at the broker's activities, then `exitguard sync --repair`",
     ),
     AlarmKind(
+        "unconfirmed_split",
+        "unexplained",
+        "the broker's list shows a split of what we hold, and its other answers do not confirm it",
+        "compare with the broker's dashboard; prices of the position may be in old terms",
+    ),
+    AlarmKind(
         "unreadable_position",
         "unreadable",
         "the broker holds a symbol that we cannot read",
