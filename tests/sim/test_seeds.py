@@ -49,6 +49,7 @@ ONCE_FAILED = {
     1918: "a late update of a filled order made its intent live again, for ever",
     2421: "marks that the database had kept waiting took an extreme back that a later batch had written",
     5138: "a reduction whose end could not be recorded at once was told as a defect",
+    1040: "an order was sent again although its first copy had arrived while the intent was written anew",
     7770080: "the judge took shares that an exercise had brought for a rest of the position beside them",
     5056: "an episode that only a lost journal had kept was folded into the position adopted after it",
 }

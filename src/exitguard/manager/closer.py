@@ -455,6 +455,8 @@ class Closer:
             raise
         if tracked.holding.qty < request.qty:
             return closing.Failed(context.withdraw(intent))  # the quantity is asked for anew (I1)
+        if context.intents.get(intent.client_order_id) is not intent:
+            return closing.SendUnknown("the broker told of the order while its intent was written again")
         result = await context.broker.submit(request, Priority.EXIT)
         return self._answer(tracked, intent, result)
 
