@@ -16,12 +16,11 @@ from exitguard.core import closing
 from exitguard.core.instrument import InvalidSymbol, parse_instrument
 from exitguard.core.marks import agree
 from exitguard.core.orders import BrokerOrder, BrokerPosition, Fill, OrderSide
-from exitguard.core.position import PositionSide
 from exitguard.core.reconcile import Finding, FindingKind, changes_too_much, compare, order_prefix
 from exitguard.core.records import AppendEvent, EventType, IntentStatus, SetAside
-from exitguard.manager.context import AccountContext, Tally
+from exitguard.manager.adoption import Adoption
+from exitguard.manager.context import AccountContext
 from exitguard.manager.corporate import CorporateActions
-from exitguard.manager.fills import part_id
 from exitguard.manager.lapses import Lapses
 from exitguard.manager.lifecycle import Lifecycle
 from exitguard.manager.order_watch import OrderWatch
@@ -37,10 +36,6 @@ STRIKES_UNPROVEN = 10
 INTENT_PATIENCE = timedelta(seconds=30)
 # Orders folded before others get a turn: an exit must not wait for a whole poll.
 ORDERS_AT_ONCE = 20
-# How far back fills are read for the true entry of an untracked position.
-ADOPTION_HISTORY = timedelta(days=90)
-# Fills older than this are in every answer about positions, slow ones included (they lag by ten seconds at most).
-POSITIONS_LAG = timedelta(seconds=30)
 
 
 class Reconciler:
@@ -51,6 +46,7 @@ class Reconciler:
         self._lifecycle = lifecycle
         self._corporate = corporate
         self._lapses = Lapses(context, lifecycle)
+        self._adoption = Adoption(context, lifecycle, self._lapses)
         self._strikes: dict[tuple[FindingKind, str], int] = {}
         self._set_aside: set[str] = set()
         self._absences: dict[str, int] = {}
@@ -322,7 +318,7 @@ class Reconciler:
                 return  # discovery links it to its execution; or the broker's positions lag a close of ours
             if not patient or strikes >= STRIKES_UNTRACKED:
                 unproven = strikes >= STRIKES_UNPROVEN or finding.symbol in self._lapses.delivered
-                await self._adopt(finding.symbol, theirs, now, unproven=unproven)
+                await self._adoption.adopt(finding.symbol, theirs, now, unproven=unproven)
                 if self._context.on_symbol(finding.symbol) is not None:
                     self._lapses.delivered.discard(finding.symbol)
             return
@@ -439,94 +435,4 @@ class Reconciler:
 
         Does nothing while fills and positions disagree about the last moments. Raises BrokerError.
         """
-        await self._adopt(symbol, theirs, now, unproven=True)
-
-    async def _adopt(self, symbol: str, theirs: BrokerPosition, now: datetime, *, unproven: bool) -> None:
-        """Adopt on the evidence of fills; without it (`unproven`) only once the position has stood for long.
-
-        Positions lag fills by seconds: while both disagree about the last moments, the next answers may agree.
-        """
-        side = PositionSide.LONG if theirs.qty > 0 else PositionSide.SHORT
-        history = [f for f in await self._context.broker.fills(after=now - ADOPTION_HISTORY) if f.symbol == symbol]
-        await self._lapses.note_earlier(symbol, now)
-        if self._context.on_symbol(symbol) is not None:
-            return  # discovered while we asked
-        agreed = theirs.qty == sum((f.qty if f.side is OrderSide.BUY else -f.qty for f in history), Decimal(0))
-        if not agreed and any(now - fill.at < POSITIONS_LAG for fill in history):
-            return
-        fills = opening_fills(history, symbol, theirs.qty)
-        if not self._are_unbooked(fills, history):
-            fills = []  # they belong to a position that is closed: the answer lags
-        fills = self._at_what_is_left(fills, history)
-        evidence = "fill activities"
-        if not fills:
-            if history and not unproven:
-                return
-            fills = [
-                Fill(
-                    f"adopted:{symbol}:{now.isoformat()}",
-                    f"adopted:{symbol}:{now.isoformat()}",
-                    None,
-                    symbol,
-                    side.opening,
-                    abs(theirs.qty),
-                    theirs.avg_entry_price,
-                    now,
-                )
-            ]
-            evidence = "broker position; no fills found, entry time unknown"
-        self._lifecycle.adopt(symbol, side, fills, history, now, evidence)
-
-    def _at_what_is_left(self, chosen: list[Fill], history: list[Fill]) -> list[Fill]:
-        """The chosen fills, the first at the price that an order which is booked in part leaves for it (F58).
-
-        What was booked may have been derived from the order's average, in which the rest of its fills is counted too.
-        """
-        if not chosen:
-            return chosen
-        first, tally = chosen[0], self._context.tally(chosen[0].order_id)
-        whole = _sums(history, first.order_id)
-        wanted = _sums(chosen, first.order_id)
-        if not tally.qty or tally.qty + wanted.qty != whole.qty:
-            return chosen
-        off = whole.value - tally.value - wanted.value
-        return [replace(first, price=max(first.price + off / first.qty, Decimal(0))), *chosen[1:]]
-
-    def _are_unbooked(self, chosen: list[Fill], history: list[Fill]) -> bool:
-        """Whether the books have room for these fills: what was booked of each order and they are at most its fills."""
-        for order_id in {fill.order_id for fill in chosen}:
-            wanted = _sums(chosen, order_id).qty
-            if self._context.tally(order_id).qty + wanted > _sums(history, order_id).qty:
-                return False
-        return True
-
-
-def _sums(fills: list[Fill], order_id: str) -> Tally:
-    """What the fills of one order add up to."""
-    total = Tally()
-    for fill in fills:
-        if fill.order_id == order_id:
-            total.add(fill.qty, fill.price)
-    return total
-
-
-def opening_fills(fills: list[Fill], symbol: str, qty: Decimal) -> list[Fill]:
-    """The fills since the contract was last flat, when they add up to the signed quantity `qty`; else none.
-
-    Reads backwards from now: the running quantity before each fill must reach zero where the episode began. A fill
-    that turned the position around belongs to it with the part that opened it, under an id that says how much of its
-    order is accounted for.
-    """
-    mine = sorted((f for f in fills if f.symbol == symbol), key=lambda f: (f.at, f.execution_id))
-    left = qty
-    for index in range(len(mine) - 1, -1, -1):
-        fill = mine[index]
-        left -= fill.qty if fill.side is OrderSide.BUY else -fill.qty
-        if left == 0:
-            return mine[index:]
-        if (left > 0) != (qty > 0):
-            filled = sum((f.qty for f in mine[: index + 1] if f.order_id == fill.order_id), Decimal(0))
-            opened = fill.qty - abs(left)
-            turned = replace(fill, qty=opened, execution_id=part_id(fill.order_id, filled - opened, filled))
-            return [turned, *mine[index + 1 :]] if opened > 0 else []
-    return []
+        await self._adoption.adopt(symbol, theirs, now, unproven=True)

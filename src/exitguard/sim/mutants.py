@@ -13,6 +13,7 @@ from typing import Any
 from exitguard.core import closing
 from exitguard.manager import lifecycle
 from exitguard.manager.account import AccountManager
+from exitguard.manager.adoption import Adoption
 from exitguard.manager.closer import Closer
 from exitguard.manager.context import AccountContext
 from exitguard.manager.corporate import CorporateActions
@@ -111,7 +112,7 @@ _MUTANTS = (
     _mutant("I10", planted.fill_without_row, Ledger, "post"),
     _mutant("I11", planted.empty_means_flat, Reconciler, "_act_on"),
     _mutant("I11", planted.quantity_of_the_list, Reconciler, "_act_on"),
-    _mutant("I8", planted.no_adoption, Reconciler, "_adopt"),
+    _mutant("I8", planted.no_adoption, Adoption, "adopt"),
     _mutant("I8", planted.blind_to_splits, CorporateActions, "split", bound=400),
     _mutant("I8", planted.no_lapses, Reconciler, "_lapsed"),
     _mutant("I8", planted.no_legs, Lifecycle, "apply_order"),

@@ -323,7 +323,7 @@ def quantity_of_the_list(original: Any) -> Any:
 
 
 def no_adoption(original: Any) -> Any:
-    """Reconciler._adopt: a position that nobody told us of is left alone."""
+    """Adoption.adopt: a position that nobody told us of is left alone."""
 
     async def adopt(self: Reconciler, symbol: str, theirs: Any, now: Any, **options: Any) -> None:
         await asyncio.sleep(0)
