@@ -131,13 +131,16 @@ async def test_f98_a_ledger_that_gets_no_heartbeat_is_an_alarm_also_while_it_is_
 async def test_f98_a_look_at_the_broker_that_never_ends_is_an_alarm() -> None:
     venue = Venue()
     async with watched(venue, real_clock=True) as managed:
-        free, positions = asyncio.Event(), managed.broker.positions
+        free, hangs, positions = asyncio.Event(), asyncio.Event(), managed.broker.positions
 
         async def hanging(*arguments, **named):  # type: ignore[no-untyped-def]
+            hangs.set()
             await free.wait()
             return await positions(*arguments, **named)
 
         managed.broker.positions = hanging  # type: ignore[method-assign]
+        # A look that had its answer before may end yet, and would count.
+        await managed.until(hangs.is_set, "a look hangs")
         assert isinstance(managed.clock, RealClock)
         managed.clock.skew += timedelta(seconds=QUICK.poll_silence.total_seconds() + 1)
         await raised(managed, "silence:polls")
