@@ -81,7 +81,7 @@ class _Handler:
 def _mutant(
     breaks: str, wrap: planted.Wrap, owner: Any, attribute: str, *more: planted.Change, bound: int = 100
 ) -> Mutant:
-    about = (wrap.__doc__ or "").split(": ", 1)[-1].strip().rstrip(".")
+    about = (wrap.__doc__ or "").partition("\n\n")[0].split(": ", 1)[-1].strip().rstrip(".")
     return Mutant(wrap.__name__, partial(planted.replaced, (owner, attribute, wrap), *more), about, breaks, bound)
 
 
