@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_f148_a_whole_day_in_two_accounts_misses_nothing(state_dir: Path) -> Non
     }
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs that a test starts listen to SIGINT, also when the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_demo_cleans_up_and_the_next_one_starts(state_dir: Path) -> None:
     demo = subprocess.Popen(
         command("demo", "--headless", "--json", "--day", DAY), env=environment(state_dir), stdout=subprocess.PIPE,
