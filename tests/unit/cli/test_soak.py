@@ -31,6 +31,9 @@ def holding(qty: int) -> dict[str, VenueAccount]:
         ([5], 5, [5], [], None),
         ([5, -5], 0, [], [5], None),
         ([5, -2, -3, 4], 4, [4], [5], None),
+        # Of what is open a part is closed.
+        ([5, -2], 3, [3], [], None),
+        ([4, -4, 2, -1], 1, [1], [4], None),
         ([5], 5, [], [], "lost"),
         ([5], 0, [5], [], "lost"),
         ([5], 5, [3], [], "lost"),
