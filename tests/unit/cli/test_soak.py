@@ -21,6 +21,10 @@ def row(qty: int, **more: Any) -> dict[str, Any]:
     return {"account_name": "a", "symbol": "XAAA", "side": "long", "quantity": Decimal(qty), "position_id": 1, **more}
 
 
+def open_row(qty: int, closed: int = 0) -> dict[str, Any]:
+    return row(qty, original_quantity=Decimal(qty + closed))
+
+
 def holding(qty: int) -> dict[str, VenueAccount]:
     return {"a": VenueAccount(Decimal(0), {"XAAA": Decimal(qty)} if qty else {}, 0)}
 
@@ -31,9 +35,6 @@ def holding(qty: int) -> dict[str, VenueAccount]:
         ([5], 5, [5], [], None),
         ([5, -5], 0, [], [5], None),
         ([5, -2, -3, 4], 4, [4], [5], None),
-        # Of what is open a part is closed.
-        ([5, -2], 3, [3], [], None),
-        ([4, -4, 2, -1], 1, [1], [4], None),
         ([5], 5, [], [], "lost"),
         ([5], 0, [5], [], "lost"),
         ([5], 5, [3], [], "lost"),
@@ -48,13 +49,23 @@ def test_i1_i8_ledger_and_exchange_are_compared(
     found = compare(
         state=holding(held),
         fills=[fill(qty) for qty in fills],
-        open_rows=[row(qty) for qty in live],
+        open_rows=[open_row(qty) for qty in live],
         history=[row(qty, position_id=number) for number, qty in enumerate(closed)],
         unfinished=[],
     )
     wrong = {name for name, problems in found.items() if problems}
     assert (kind in wrong) if kind else not wrong
     assert bool(sentences(found)) is bool(kind)
+
+
+def test_what_is_closed_of_an_open_position_is_not_lost_and_what_was_before_it_must_be_there() -> None:
+    def found(history: list[dict[str, Any]]) -> dict[str, list[str]]:
+        fills = [fill(qty) for qty in (4, -4, 2, -1)]
+        return compare(state=holding(1), fills=fills, open_rows=[open_row(1, closed=1)], history=history, unfinished=[])
+
+    assert not any(found([row(4)]).values())
+    assert len(found([])["lost"]) == 1
+    assert len(found([row(4), row(4, position_id=2)])["twice"]) == 1
 
 
 def test_one_position_with_two_rows_of_history_is_done_twice() -> None:

@@ -23,35 +23,26 @@ def compare(
 ) -> dict[str, list[str]]:
     """What is wrong, by kind: `lost`, `twice`, `unfinished`; an empty list where nothing is."""
     ours: dict[Key, Decimal] = defaultdict(Decimal)
+    # What the ledger knows to have been opened: of an open position also the part that is closed again.
+    opened: dict[Key, Decimal] = defaultdict(Decimal)
     for row in open_rows:
-        sign = 1 if row["side"] == "long" else -1
-        ours[row["account_name"], row["symbol"]] += sign * row["quantity"]
+        key, sign = (row["account_name"], row["symbol"]), 1 if row["side"] == "long" else -1
+        ours[key] += sign * row["quantity"]
+        opened[key] += row["original_quantity"]
+    for row in history:
+        opened[row["account_name"], row["symbol"]] += row["quantity"]
     theirs = {(name, symbol): qty for name, account in state.items() for symbol, qty in account.positions.items()}
     fills = list(fills)
     bought, crossed = _run(fills)
-    sold: dict[Key, Decimal] = defaultdict(Decimal)
-    for each in fills:
-        sold[each.account, each.symbol] += max(-each.signed_qty, ZERO)
-    recorded: dict[Key, Decimal] = defaultdict(Decimal)
-    for row in history:
-        recorded[row["account_name"], row["symbol"]] += row["quantity"]
     lost, twice = [], list(crossed)
     for key in sorted(ours.keys() | theirs.keys()):
         if ours.get(key, ZERO) != theirs.get(key, ZERO):
             lost.append(f"{_name(key)}: the ledger holds {ours.get(key, ZERO)}, the exchange {theirs.get(key, ZERO)}")
-    for key in sorted(bought.keys() | recorded.keys() | ours.keys()):
-        known = recorded.get(key, ZERO) + ours.get(key, ZERO)
-        if key in ours:
-            # A part of what is open may be closed: it is in the history only once the rest is closed, too.
-            known += max(sold.get(key, ZERO) - recorded.get(key, ZERO), ZERO)
-        if known < bought.get(key, ZERO):
-            lost.append(
-                f"{_name(key)}: {bought[key]} bought, {known} in the ledger, open and closed;"
-                f" {_both_sides(key, fills, history)}"
-            )
-        elif known > bought.get(key, ZERO):
-            twice.append(
-                f"{_name(key)}: {bought.get(key, ZERO)} bought, {known} in the ledger, open and closed;"
+    for key in sorted(bought.keys() | opened.keys()):
+        known, truly = opened.get(key, ZERO), bought.get(key, ZERO)
+        if known != truly:
+            (lost if known < truly else twice).append(
+                f"{_name(key)}: {truly} bought, {known} in the ledger, open and closed;"
                 f" {_both_sides(key, fills, history)}"
             )
     numbers = [(row["account_name"], row["position_id"]) for row in history]
