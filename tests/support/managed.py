@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from uuid import uuid4
 
 from tests.support.away_store import AwayStore
@@ -183,23 +184,9 @@ class Managed:
 
     # Opening -----------------------------------------------------------------------------------------------------
 
-    async def enter(
-        self,
-        symbol: str,
-        qty: str = "10",
-        *,
-        side: OrderSide = OrderSide.BUY,
-        stop: str | None = None,
-        target: str | None = None,
-        bracket: tuple[str, str] | None = None,
-        strategy: str = "swing",
-        max_hold_minutes: int | None = None,
-    ) -> PositionRecord:
-        """Enter as the dispatcher does (execution row, order, fill at the newest quote); returns the tracked row."""
-        await self.buy(
-            symbol, qty, side=side, stop=stop, target=target, bracket=bracket, strategy=strategy,
-            max_hold_minutes=max_hold_minutes,
-        )  # fmt: skip
+    async def enter(self, symbol: str, qty: str = "10", **entry: Any) -> PositionRecord:
+        """Enter as the dispatcher does, with what `buy` takes; returns the row once the manager has it."""
+        await self.buy(symbol, qty, **entry)
         await self.until(lambda: self._position(symbol) is not None, f"{symbol} under management")
         found = self._position(symbol)
         assert found is not None
@@ -217,7 +204,7 @@ class Managed:
         strategy: str = "swing",
         max_hold_minutes: int | None = None,
     ) -> None:
-        """Enter as the dispatcher does, whether or not a manager is there to see it."""
+        """Execution row, order, fill at the newest quote, whether or not a manager is there to see it."""
         instrument = parse_instrument(symbol)
         execution_id = uuid4()
         client_id = f"xg-{self.name}-r{execution_id.hex[:8]}"
