@@ -44,6 +44,7 @@ from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.fills import unbooked_part
 from exitguard.manager.lifecycle import Lifecycle
+from exitguard.manager.opening import Opening
 from exitguard.manager.pieces import in_pieces
 from exitguard.manager.reconciler import Reconciler
 from exitguard.manager.requests import BOOK_VERBS, Desk
@@ -64,12 +65,13 @@ class AccountManager:
     def __init__(self, context: AccountContext, trade_stream: TradeStream, market_data: MarketData) -> None:
         self.context = context
         self._lifecycle = Lifecycle(context)
+        self._opening = Opening(context, self._lifecycle)
         corporate = CorporateActions(context, self._lifecycle)
         self._closer = Closer(context, self._lifecycle, corporate)
         self._restorer = Restorer(context, self._lifecycle, corporate)
         self._armer = Armer(context)
         self.watcher = Watcher(context, self._closer, self._restorer)
-        self.reconciler = Reconciler(context, self._lifecycle, corporate)
+        self.reconciler = Reconciler(context, self._lifecycle, self._opening, corporate)
         self._poll_wanted = asyncio.Event()
         self.streams = Streams(context, self._lifecycle, self.watcher, trade_stream, market_data, self.request_poll)
         self._polling = asyncio.Lock()
@@ -240,7 +242,7 @@ class AccountManager:
             try:
                 order = await self._entry_order(execution)
                 if order is not None and order.filled_qty > 0:
-                    self._lifecycle.open_from_execution(execution, order, context.clock.now())
+                    self._opening.from_execution(execution, order, context.clock.now())
             except (InvalidSymbol, ValueError, BrokerRefused) as error:
                 self._set_aside(execution, str(error))
             except BrokerError as error:

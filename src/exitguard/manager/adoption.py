@@ -9,7 +9,7 @@ from exitguard.core.position import PositionSide
 from exitguard.manager.context import AccountContext, Tally
 from exitguard.manager.fills import part_id
 from exitguard.manager.lapses import Lapses
-from exitguard.manager.lifecycle import Lifecycle
+from exitguard.manager.opening import Opening
 
 # How far back fills are read for the true entry of an untracked position.
 ADOPTION_HISTORY = timedelta(days=90)
@@ -20,9 +20,9 @@ POSITIONS_LAG = timedelta(seconds=30)
 class Adoption:
     """Adopts positions of one account."""
 
-    def __init__(self, context: AccountContext, lifecycle: Lifecycle, lapses: Lapses) -> None:
+    def __init__(self, context: AccountContext, opening: Opening, lapses: Lapses) -> None:
         self._context = context
-        self._lifecycle = lifecycle
+        self._opening = opening
         self._lapses = lapses
 
     async def adopt(self, symbol: str, theirs: BrokerPosition, now: datetime, *, unproven: bool) -> None:
@@ -60,7 +60,7 @@ class Adoption:
                 )
             ]
             evidence = "broker position; no fills found, entry time unknown"
-        self._lifecycle.adopt(symbol, side, fills, history, now, evidence)
+        self._opening.adopt(symbol, side, fills, history, now, evidence)
 
     def _at_what_is_left(self, chosen: list[Fill], history: list[Fill]) -> list[Fill]:
         """The chosen fills, the first at the price that an order which is booked in part leaves for it (F58).

@@ -23,6 +23,7 @@ from exitguard.manager.context import AccountContext
 from exitguard.manager.corporate import CorporateActions
 from exitguard.manager.lapses import Lapses
 from exitguard.manager.lifecycle import Lifecycle
+from exitguard.manager.opening import Opening
 from exitguard.manager.order_watch import OrderWatch
 from exitguard.manager.pieces import in_pieces
 from exitguard.manager.tracked import Tracked
@@ -41,12 +42,14 @@ ORDERS_AT_ONCE = 20
 class Reconciler:
     """Compares, counts strikes, repairs."""
 
-    def __init__(self, context: AccountContext, lifecycle: Lifecycle, corporate: CorporateActions) -> None:
+    def __init__(
+        self, context: AccountContext, lifecycle: Lifecycle, opening: Opening, corporate: CorporateActions
+    ) -> None:
         self._context = context
         self._lifecycle = lifecycle
         self._corporate = corporate
         self._lapses = Lapses(context, lifecycle)
-        self._adoption = Adoption(context, lifecycle, self._lapses)
+        self._adoption = Adoption(context, opening, self._lapses)
         self._strikes: dict[tuple[FindingKind, str], int] = {}
         self._set_aside: set[str] = set()
         self._absences: dict[str, int] = {}
